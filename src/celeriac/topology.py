@@ -1,0 +1,236 @@
+"""Queues, exchanges and bindings as values, and which queues a message reaches: pure AMQP matching.
+
+The classes take what users of Celery and kombu write (``Queue("web", Exchange("web", "topic"), "web.#")``);
+kombu's own objects are read by their attributes, never imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, cast, get_args
+
+from celeriac.errors import ImproperlyConfigured
+
+__all__ = ["Binding", "Exchange", "ExchangeType", "Queue", "matches", "queues_for"]
+
+ExchangeType = Literal["direct", "topic", "fanout", "headers"]
+_TYPES = frozenset(get_args(ExchangeType))
+
+
+def _no_arguments() -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Where messages are published to; its type says how bindings are matched."""
+
+    name: str = ""
+    type: ExchangeType = "direct"
+    durable: bool = True
+    auto_delete: bool = False
+    delivery_mode: int | None = None
+    arguments: dict[str, Any] = field(default_factory=_no_arguments)
+
+    def __post_init__(self) -> None:
+        if self.type not in _TYPES:
+            raise ImproperlyConfigured(
+                f"exchange {self.name!r}: type must be one of {', '.join(sorted(_TYPES))}, not {self.type!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One way from an exchange to a queue. `arguments` are matched by headers exchanges (``x-match``)."""
+
+    exchange: Exchange
+    routing_key: str = ""
+    arguments: dict[str, Any] = field(default_factory=_no_arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A named line of messages. Without an exchange it is bound to a direct exchange of its own name."""
+
+    name: str
+    exchange: Exchange | None = None
+    routing_key: str = ""
+    #: More ways into this queue, beside the one above.
+    bindings: tuple[Binding, ...] = ()
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    #: Seconds the queue outlives its last consumer; None: for ever.
+    expires: float | None = None
+    #: Seconds a message may wait; None: for ever.
+    message_ttl: float | None = None
+    max_length: int | None = None
+    max_length_bytes: int | None = None
+    max_priority: int | None = None
+    no_ack: bool = False
+    queue_arguments: dict[str, Any] = field(default_factory=_no_arguments)
+    binding_arguments: dict[str, Any] = field(default_factory=_no_arguments)
+    consumer_arguments: dict[str, Any] = field(default_factory=_no_arguments)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ImproperlyConfigured("a queue needs a name")
+
+    def all_bindings(self) -> tuple[Binding, ...]:
+        """Every way into this queue through a named exchange (the default exchange needs no binding)."""
+        exchange = self.exchange or Exchange(self.name)
+        own: tuple[Binding, ...] = ()
+        if exchange.name:
+            key = self.routing_key or (self.name if exchange.type == "direct" else "")
+            own = (Binding(exchange, key, self.binding_arguments),)
+        return own + self.bindings
+
+    @property
+    def dead(self) -> str:
+        """Name of the queue that takes this one's dead letters."""
+        return f"{self.name}.dead"
+
+    @classmethod
+    def of(cls, value: Any) -> Queue:
+        """Read a queue from a name, a `Queue`, or anything with kombu's attributes.
+
+        Raises `ImproperlyConfigured` where `value` is none of these.
+        """
+        if isinstance(value, Queue):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        name = getattr(value, "name", None)
+        if not isinstance(name, str):
+            raise ImproperlyConfigured(f"not a queue: {value!r} (expected a name, Queue or kombu.Queue)")
+        plain: dict[str, Any] = {
+            key: got for key in _PLAIN if (got := getattr(value, key, None)) is not None and not callable(got)
+        }
+        foreign = cast("Iterable[Any]", getattr(value, "bindings", None) or ())
+        return cls(
+            name,
+            _exchange_of(getattr(value, "exchange", None)),
+            getattr(value, "routing_key", None) or "",
+            tuple(_binding_of(each) for each in foreign),
+            **plain,
+        )
+
+
+_PLAIN = (
+    "durable",
+    "exclusive",
+    "auto_delete",
+    "expires",
+    "message_ttl",
+    "max_length",
+    "max_length_bytes",
+    "max_priority",
+    "no_ack",
+    "queue_arguments",
+    "binding_arguments",
+    "consumer_arguments",
+)
+
+
+def _exchange_of(value: Any) -> Exchange | None:
+    if value is None or isinstance(value, Exchange):
+        return value
+    if isinstance(value, str):
+        return Exchange(value)
+    return Exchange(
+        getattr(value, "name", "") or "",
+        getattr(value, "type", "direct") or "direct",
+        durable=bool(getattr(value, "durable", True)),
+        auto_delete=bool(getattr(value, "auto_delete", False)),
+        delivery_mode=getattr(value, "delivery_mode", None),
+        arguments=dict(getattr(value, "arguments", None) or {}),
+    )
+
+
+def _binding_of(value: Any) -> Binding:
+    if isinstance(value, Binding):
+        return value
+    return Binding(
+        _exchange_of(getattr(value, "exchange", None)) or Exchange(),
+        getattr(value, "routing_key", None) or "",
+        dict(getattr(value, "arguments", None) or {}),
+    )
+
+
+def matches(
+    type: ExchangeType,
+    binding_key: str,
+    routing_key: str,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    headers: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether a message reaches a queue through one binding, by the rules of AMQP 0-9-1 §3.1.3.
+
+    `topic`: words between dots; ``*`` is one word, ``#`` any number of them. `headers`: all (or with
+    ``x-match: any`` one) of `arguments` equal the message's `headers`; names that start with ``x-`` are ignored.
+    """
+    match type:
+        case "fanout":
+            return True
+        case "direct":
+            return binding_key == routing_key
+        case "topic":
+            return _topic(binding_key).fullmatch(routing_key) is not None
+        case "headers":
+            wanted = {k: v for k, v in (arguments or {}).items() if not k.startswith("x-")}
+            found = (
+                k in (headers or {}) and (v is None or (headers or {})[k] == v) for k, v in wanted.items()
+            )
+            return any(found) if (arguments or {}).get("x-match", "all") == "any" else all(found)
+
+
+@lru_cache(maxsize=1024)
+def _topic(pattern: str) -> re.Pattern[str]:
+    words = pattern.split(".")
+    if words == ["#"]:
+        return re.compile(r".*", re.DOTALL)
+    regex = ""
+    for i, word in enumerate(words):
+        if word == "#":
+            # zero or more words, each with the dot that joins it to its neighbour
+            regex += (
+                r"(?:[^.]*(?:\.[^.]*)*)?"
+                if len(words) == 1
+                else (r"(?:[^.]*\.)*" if i == 0 else r"(?:\.[^.]*)*")
+            )
+            continue
+        if i > 0 and not (i == 1 and words[0] == "#"):
+            regex += r"\."
+        regex += r"[^.]*" if word == "*" else re.escape(word)
+    return re.compile(regex)
+
+
+def queues_for(
+    exchange: str,
+    routing_key: str,
+    queues: Collection[Queue],
+    *,
+    headers: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Names of the queues that a message to `exchange` reaches, each once; the default exchange is ``""``."""
+    if not exchange:
+        return [routing_key]
+    return [
+        queue.name
+        for queue in queues
+        if any(
+            binding.exchange.name == exchange
+            and matches(
+                binding.exchange.type,
+                binding.routing_key,
+                routing_key,
+                arguments=binding.arguments,
+                headers=headers,
+            )
+            for binding in queue.all_bindings()
+        )
+    ]
