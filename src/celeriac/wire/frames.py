@@ -128,7 +128,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     ignore_result: bool = False
 
 
-class Manifest(msgspec.Struct, frozen=True, tag="manifest"):
+class Manifest(msgspec.Struct, frozen=True, array_like=True, tag="manifest"):
     """What the loaded app looks like from outside: plain settings and tasks."""
 
     main: str
@@ -138,7 +138,7 @@ class Manifest(msgspec.Struct, frozen=True, tag="manifest"):
     unplain: list[str] = []
 
 
-class LoadFailed(msgspec.Struct, frozen=True, tag="load-failed"):
+class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load-failed"):
     """The app could not be loaded: one line for people, and the traceback."""
 
     message: str

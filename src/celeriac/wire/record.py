@@ -10,7 +10,7 @@ import msgspec
 __all__ = ["Group", "Record"]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """The latest known state of one task: the shell in plain values, what users gave as opaque bytes.
 
     `result` holds the return value, the exception (see `wire.errors`) or the custom meta, encoded by the
@@ -38,7 +38,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stamps: dict[str, Any] | None = None
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
+class Group(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A saved group: Celery's result tuple ``[[id, parent], [member, …]]`` and its instant (aware, UTC)."""
 
     group_id: str
