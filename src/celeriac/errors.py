@@ -101,10 +101,12 @@ class ConnectionLost(OperationalError):
 class PublishFailed(OperationalError):
     """The broker did not accept a message in time, or has no queue for it."""
 
-    def __init__(self, message: str, *, ids: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, *, ids: Sequence[str] = (), unroutable: bool = False) -> None:
         super().__init__(message)
         #: Ids of the tasks that were not published; the others of the batch were.
         self.ids = tuple(ids)
+        #: No queue takes these messages: trying again does not help.
+        self.unroutable = unroutable
 
 
 class WireError(CeleriacError):

@@ -4,10 +4,12 @@ Two sockets join a worker and one executor (see `executor.link` and `worker.link
 
 * the *inbox*, a ``SOCK_SEQPACKET`` pair that carries one `Call` per packet. The kernel's queue is the
   inbox, so each call is received exactly once, and the worker can read unstarted ones back itself.
-* the *line*, a stream of length-prefixed frames: `Outcome` and `Update` upwards, `Interrupt`, `Parcel`
-  and `Stop` downwards.
+* the *line*, a stream of length-prefixed frames: `Ready`, `Outcome` and `Update` upwards, `Interrupt` and
+  `Parcel` downwards.
 
-A third, the *nursery line*, carries `Spawn` down and `Manifest`, `LoadFailed`, `Spawned`, `Exited` up.
+An executor that is to stop sees the end of its inbox; one whose line ends has lost its worker and exits.
+
+A third, the *nursery line*, carries `Boot` and `Spawn` down and `Manifest`, `LoadFailed`, `Spawned`, `Exited` up.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from celeriac.wire.record import Record
 
 __all__ = [
     "INBOX_LIMIT",
+    "Boot",
     "Call",
     "Exited",
     "FrameBuffer",
@@ -33,7 +36,6 @@ __all__ = [
     "Ready",
     "Spawn",
     "Spawned",
-    "Stop",
     "TaskInfo",
     "Update",
     "Verdict",
@@ -53,7 +55,7 @@ INBOX_LIMIT = 64 * 1024
 class Verdict(msgspec.Struct, frozen=True, array_like=True):
     """How a call ended without running: `invoke` skips the function and does the rest."""
 
-    kind: Literal["expired", "revoked", "terminated", "lost", "timeout"]
+    kind: Literal["expired", "revoked", "lost", "timeout", "unknown"]
     #: What the exception says: seconds of the limit, how the executor died.
     detail: str = ""
 
@@ -100,10 +102,14 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class Interrupt(msgspec.Struct, frozen=True, array_like=True, tag="interrupt"):
-    """Raise `SoftTimeLimitExceeded` in this call, if it still runs."""
+    """Raise `SoftTimeLimitExceeded` in this call, if it still runs.
+
+    `hard`: raise `TimeLimitExceeded`; for executors that cannot be killed (a thread of the worker's process).
+    """
 
     number: int
     seconds: float
+    hard: bool = False
 
 
 class Parcel(msgspec.Struct, frozen=True, array_like=True, tag="parcel"):
@@ -111,10 +117,6 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True, tag="parcel"):
 
     number: int
     envelope: Envelope
-
-
-class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
-    """Finish the call that runs, take no other, exit 0."""
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +147,20 @@ class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load-failed"
     traceback: str
 
 
+class Boot(msgspec.Struct, frozen=True, array_like=True, tag="boot"):
+    """First frame to a nursery: which app to load, and how."""
+
+    app: str
+    hostname: str
+    workdir: str | None = None
+    include: list[str] = []
+    #: Settings given on the command line, applied over the app's own.
+    overrides: dict[str, Any] = {}
+    loglevel: str = "WARNING"
+    logfile: str | None = None
+    color: bool | None = None
+
+
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
     """Fork an executor. Its two sockets travel with this frame as ancillary data: inbox, line."""
 
@@ -165,10 +181,12 @@ class Exited(msgspec.Struct, frozen=True, array_like=True, tag="exited"):
 
 _encoder = msgspec.msgpack.Encoder()
 _call = msgspec.msgpack.Decoder(Call)
-_down = msgspec.msgpack.Decoder(Interrupt | Parcel | Stop)
-_up = msgspec.msgpack.Decoder(Outcome | Update | Ready)
-_nursery_up = msgspec.msgpack.Decoder(Manifest | LoadFailed | Spawned | Exited)
-_nursery_down = msgspec.msgpack.Decoder(Spawn | Stop)
+_down: msgspec.msgpack.Decoder[Interrupt | Parcel] = msgspec.msgpack.Decoder(Interrupt | Parcel)
+_up: msgspec.msgpack.Decoder[Outcome | Update | Ready] = msgspec.msgpack.Decoder(Outcome | Update | Ready)
+_nursery_up: msgspec.msgpack.Decoder[Manifest | LoadFailed | Spawned | Exited] = msgspec.msgpack.Decoder(
+    Manifest | LoadFailed | Spawned | Exited
+)
+_nursery_down: msgspec.msgpack.Decoder[Boot | Spawn] = msgspec.msgpack.Decoder(Boot | Spawn)
 
 encode = _encoder.encode
 decode_call = _call.decode

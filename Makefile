@@ -1,0 +1,52 @@
+# celeriac: everything a developer or a curious person types.
+#
+#   make demo    install and run the main job on real input (examples/stdlib_index)
+#   make test    install what the tests need and run all of them
+#   make check   formatting, lint, types, architecture
+#   make bench   speed on the embedded default
+#   make soak    the long versions of the reliability tests
+#   make clean   remove what the above made
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(BIN)/python:
+	@sh tools/venv.sh $(VENV)
+
+# Stamps, so that an installation is repeated only when the project's dependencies change.
+$(VENV)/installed: $(BIN)/python pyproject.toml
+	@echo "installing celeriac"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml
+	@echo "installing celeriac and what its tests and checks need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/installed
+
+demo: $(VENV)/installed
+	@$(BIN)/python examples/stdlib_index/demo.py
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not soak" --cov --cov-report=term
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m soak --timeout=3600
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/unit/test_typing.py
+
+bench: $(VENV)/installed
+	@$(BIN)/python bench/embedded.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage build dist

@@ -1,0 +1,255 @@
+"""``celeriac worker``: read Celery's options, hold the pidfile, hand over to the worker.
+
+This process runs no user code: the app is named here and loaded in an executor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from celeriac.cli.console import warning
+from celeriac.cli.options import CommaList, General, option, pass_general, subcommand
+from celeriac.cli.overrides import parse_overrides
+from celeriac.cli.pidfile import pidfile
+from celeriac.cli.privileges import drop_privileges
+from celeriac.worker.options import WorkerOptions, node_name
+
+__all__ = ["command"]
+
+_POOLS = ("prefork", "solo")
+#: Pools of Celery that this version does not have.
+_LATER_POOLS = ("threads", "gevent", "eventlet", "custom")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+class Concurrency(click.ParamType):
+    """A number of executors, or ``auto`` for the number of cores."""
+
+    name = "n|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            return os.cpu_count() or 1
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+class Autoscale(click.ParamType):
+    """``max,min`` in any order, or one number: the larger is the most executors there may be."""
+
+    name = "max,min"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        parts = str(value).split(",")
+        if len(parts) > 2 or not all(part.strip().isdigit() for part in parts) or not max(map(int, parts)):
+            self.fail(f"{value!r} is not max,min", param, ctx)
+        return max(map(int, parts))
+
+
+class Octal(click.ParamType):
+    """File mode bits, as ``umask`` takes them."""
+
+    name = "octal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(str(value), 8)
+        except ValueError:
+            self.fail(f"{value!r} is not an octal number", param, ctx)
+
+
+def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value in _LATER_POOLS:
+        raise click.BadParameter(
+            f"pool {value!r} comes in a later release of celeriac; this version has {', '.join(_POOLS)}.",
+            ctx,
+            param,
+        )
+    return "prefork" if value == "processes" else value
+
+
+def _hidden(*names: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option of Celery that is accepted and not shown in the help."""
+    return option(*names, hidden=True, **attributes)
+
+
+def _satisfied(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that ask for what is so anyway: fair hand-out, no gossip, leases that need no events."""
+    for declare in (
+        _hidden("-O", "optimization", type=click.Choice(("default", "fair")), expose_value=False),
+        _hidden("--disable-prefetch", is_flag=True, expose_value=False),
+        _hidden("--pool-start-method", type=click.Choice(("fork", "spawn")), expose_value=False),
+        _hidden("--without-gossip", is_flag=True, expose_value=False),
+        _hidden("--without-mingle", is_flag=True, expose_value=False),
+        _hidden("--without-heartbeat", is_flag=True, expose_value=False),
+        _hidden("--heartbeat-interval", type=float, expose_value=False),
+    ):
+        function = declare(function)
+    return function
+
+
+def _later(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options whose part of the worker comes in a later release; the command warns of those given."""
+    for declare in (
+        _hidden("-E", "--task-events", "--events", is_flag=True),
+        _hidden("-B", "--beat", is_flag=True),
+        _hidden("-s", "--schedule", "--schedule-filename"),
+        _hidden("--scheduler"),
+        _hidden("-S", "--statedb"),
+        _hidden("--autoscale", type=Autoscale()),
+        _hidden("--max-memory-per-child", type=int),
+        _hidden("-D", "--detach", is_flag=True),
+        _hidden("--executable"),
+    ):
+        function = declare(function)
+    return function
+
+
+@subcommand("worker")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@option("-n", "--hostname", metavar="NAME", help="Node name; %h is the host, %n its name, %d its domain.")
+@option(
+    "-l",
+    "--loglevel",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    default="WARNING",
+    show_default=True,
+    help="What to log.",
+)
+@option("-f", "--logfile", metavar="PATH", help="Log to this file instead of stderr; %n is the node.")
+@option("-c", "--concurrency", type=Concurrency(), help="Number of executors; auto: one per core.")
+@option(
+    "-P",
+    "--pool",
+    type=click.Choice((*_POOLS, "processes", *_LATER_POOLS), case_sensitive=False),
+    metavar="POOL",
+    callback=_pool,
+    help="prefork: tasks run in executor processes; solo: one by one in this process, for debuggers.",
+)
+@option("-Q", "--queues", type=CommaList(), default=(), help="Queues to consume.")
+@option("-X", "--exclude-queues", type=CommaList(), default=(), help="Queues to leave out.")
+@option("-I", "--include", type=CommaList(), default=(), help="Modules to import beside the app.")
+@option("--purge", "--discard", is_flag=True, help="Delete every waiting message before the start.")
+@option("--time-limit", type=POSITIVE, metavar="SECONDS", help="A task that runs longer is ended.")
+@option(
+    "--soft-time-limit",
+    type=POSITIVE,
+    metavar="SECONDS",
+    help="A task that runs longer gets SoftTimeLimitExceeded.",
+)
+@option(
+    "--max-tasks-per-child",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Replace an executor after so many tasks.",
+)
+@option("--prefetch-multiplier", type=click.IntRange(min=0), metavar="N", help="worker_prefetch_multiplier.")
+@option("--pidfile", "pid_path", metavar="PATH", help="Write the process id here; refuse to run twice.")
+@option("--uid", metavar="USER", help="Become this user, by name or number.")
+@option("--gid", metavar="GROUP", help="Become this group, by name or number.")
+@option("--umask", type=Octal(), help="Mode bits that new files do not get.")
+@_satisfied
+@_later
+@pass_general
+def command(
+    general: General,
+    *,
+    settings: tuple[str, ...],
+    hostname: str | None,
+    loglevel: str,
+    logfile: str | None,
+    concurrency: int | None,
+    pool: str | None,
+    queues: tuple[str, ...],
+    exclude_queues: tuple[str, ...],
+    include: tuple[str, ...],
+    purge: bool,
+    time_limit: float | None,
+    soft_time_limit: float | None,
+    max_tasks_per_child: int | None,
+    prefetch_multiplier: int | None,
+    pid_path: str | None,
+    uid: str | None,
+    gid: str | None,
+    umask: int | None,
+    **later: Any,
+) -> int:
+    """Run a worker: take tasks from the queues and run them.
+
+    KEY=VALUE changes a setting: worker_lease=5, task.acks_late=false, task_routes=(json){...}.
+    """
+    if general.app is None:
+        raise click.UsageError("A worker needs an app: -A proj")
+    overrides = parse_overrides(settings)
+    if prefetch_multiplier is not None:
+        overrides["worker_prefetch_multiplier"] = prefetch_multiplier
+    node = node_name(hostname)
+    _warn_of(later)
+    options = WorkerOptions(
+        app=general.app,
+        broker_url=general.broker_url,
+        result_backend=general.result_backend,
+        workdir=general.workdir,
+        hostname=node,
+        # a pool that cannot grow must be as large as it may get
+        concurrency=concurrency or later["autoscale"],
+        pool=pool,
+        queues=queues,
+        exclude_queues=exclude_queues,
+        include=include,
+        loglevel="CRITICAL" if loglevel == "FATAL" else loglevel,
+        logfile=_expand(logfile, node),
+        pidfile=_expand(pid_path, node),
+        purge=purge,
+        time_limit=time_limit,
+        soft_time_limit=soft_time_limit,
+        max_tasks_per_child=max_tasks_per_child,
+        overrides=overrides,
+        color=False if general.no_color else None,
+    )
+    general.export()
+    if umask is not None:
+        os.umask(umask)
+    drop_privileges(uid=uid, gid=gid)
+    with pidfile(options.pidfile):
+        return _run(options)
+
+
+def _run(options: WorkerOptions) -> int:
+    if options.pool == "solo":
+        from celeriac.executor import solo
+
+        return solo.run(options)
+    from celeriac.worker import main
+
+    return main.run(options)
+
+
+def _warn_of(later: Mapping[str, Any]) -> None:
+    """Name, on one line, the given options that have no effect yet."""
+    given = [
+        param.opts[-1]
+        for param in click.get_current_context().command.params
+        if param.name in later and later[param.name]
+    ]
+    if given:
+        warning(f"no effect in this version of celeriac: {', '.join(given)}")
+
+
+def _expand(path: str | None, node: str) -> str | None:
+    """A file name for this node: %n is the part of its name before the @, %h the host, %d the domain, %p all.
+
+    %i and %I number the processes of Celery's pool, and are the parent's here.
+    """
+    if path is None:
+        return None
+    name, _, host = node.partition("@")
+    values = {"n": name, "h": host, "d": host.partition(".")[2], "p": node, "i": "0", "I": "", "%": "%"}
+    return re.sub("%([nhdpiI%])", lambda match: values[match[1]], path)

@@ -1,0 +1,86 @@
+"""The life of one executor: loaded app in, calls through the runner, until the worker sends no more."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from celeriac import log, signals
+from celeriac.executor.invoke import invoke
+from celeriac.executor.link import Link
+from celeriac.executor.runners.base import Guard, Runner
+from celeriac.executor.runners.sequential import SequentialRunner
+from celeriac.wire.frames import Boot, Call, Outcome, Ready
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac
+
+__all__ = ["die_with_parent", "execute", "serve"]
+
+logger = logging.getLogger("celeriac.executor")
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, its parent, dies. Exits if it is dead already.
+
+    Linux only; elsewhere the end of the line is what ends an orphaned executor.
+    """
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def ignore_group_signals() -> None:
+    """Leave SIGTERM and SIGINT, which terminals and supervisors send to the whole group, to the worker.
+
+    A handler and not ``SIG_IGN``: that would be inherited by the programs which tasks start.
+    """
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(each, lambda _signum, _frame: None)
+
+
+def execute(app: Celeriac, boot: Boot, inbox: socket.socket, line: socket.socket, index: int) -> None:
+    """Be an executor in a process of its own. Returns when the worker sends no more calls."""
+    ignore_group_signals()
+    settings = app.conf
+    log.configure(
+        boot.loglevel,
+        file=boot.logfile,
+        format=settings.worker_log_format,
+        task_format=settings.worker_task_log_format,
+        color=boot.color,
+        process_name=f"Executor-{index}",
+    )
+    signals.worker_process_init.send(sender=boot.hostname)
+    serve(app, Link(inbox, line), SequentialRunner(), hostname=boot.hostname, alone=True)
+    signals.worker_process_shutdown.send(sender=boot.hostname, pid=os.getpid(), exitcode=0)
+
+
+def serve(app: Celeriac, link: Link, runner: Runner, *, hostname: str, alone: bool) -> None:
+    """Run calls until the link has no more. `alone`: this process is an executor and nothing else, so that
+    it exits at once when its worker is gone."""
+
+    def listen() -> None:
+        link.listen(runner.interrupt)
+        if alone:
+            os._exit(1)
+
+    def run(call: Call, guard: Guard) -> Outcome:
+        return invoke(app, call, hostname=hostname, guard=guard, emit=link.send).outcome
+
+    threading.Thread(target=listen, name="celeriac-line", daemon=True).start()
+    link.send(Ready(os.getpid()))
+    try:
+        runner.run(link, run)
+    except ConnectionError:
+        logger.warning("the worker is gone; what ran here will be run again elsewhere")

@@ -1,0 +1,195 @@
+"""The thread that carries out outcomes: join → publish what follows → store the record → settle, in batches."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC
+
+import msgspec
+
+from celeriac.brokers.base import Completion, Consumer, Delivery, Settlement, Unit
+from celeriac.brokers.dead import dead_letter
+from celeriac.clock import Clock
+from celeriac.errors import OperationalError, PublishFailed
+from celeriac.wire.disposition import DeadLetter, Defer, Return
+from celeriac.wire.envelope import Outgoing
+from celeriac.wire.frames import Outcome
+from celeriac.worker.fetching import Backoff
+from celeriac.worker.work import Work
+
+__all__ = ["Completer", "completion_of"]
+
+logger = logging.getLogger("celeriac.worker")
+
+#: Completions carried out as one unit at most, and their bytes: a server is not to be blocked for long.
+_UNIT = 500
+_UNIT_BYTES = 1 << 20
+
+
+def completion_of(work: Work, outcome: Outcome, clock: Clock) -> Completion:
+    """What an outcome asks of the broker and the backend.
+
+    A delivery that was settled before it ran has no settlement left: what would put it back is published.
+    """
+    if not work.settled:
+        return Completion(Settlement(work.delivery, outcome.disposition), outcome.record, outcome.follow)
+    return Completion(None, outcome.record, [*outcome.follow, *_anew(work, outcome, clock)])
+
+
+def _anew(work: Work, outcome: Outcome, clock: Clock) -> list[Outgoing]:
+    delivery = work.delivery
+    match outcome.disposition:
+        case Defer(until=until, envelope=envelope):
+            return [Outgoing(envelope or delivery.envelope, "", delivery.queue, due=until)]
+        case Return():
+            return [Outgoing(delivery.envelope, "", delivery.queue)]
+        case DeadLetter(reason=reason):
+            return [dead_letter(delivery, reason, clock.now().astimezone(UTC))]
+        case _:
+            return []
+
+
+class _Item(msgspec.Struct, frozen=True):
+    completion: Completion
+    #: Called on the loop with whether the lease still held.
+    done: Callable[[bool], None] | None
+    size: int
+
+
+class Completer:
+    """1. `submit` takes completions from the loop; those that pile up while one unit runs are the next unit.
+    2. Each unit is tried until the broker and the backend took it, or until its leases are lost.
+    3. `done` of each is called through `call`, in order, once it is carried out.
+
+    A completion that can never be carried out (it publishes to where no queue is) is dead-lettered instead.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        consumer: Consumer,
+        *,
+        call: Callable[[Callable[[], None]], None],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
+        self._unit = unit
+        self._consumer = consumer
+        self._call = call
+        self._crashed = crashed
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._gone: set[Delivery] = set()
+        self._giving_up = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="celeriac-settle", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, completion: Completion, done: Callable[[bool], None] | None = None) -> None:
+        """Have a completion carried out. Any thread."""
+        self._items.put(_Item(completion, done, _size(completion)))
+
+    def forget(self, deliveries: Sequence[Delivery]) -> None:
+        """These leases are lost: nothing is to be done for them any more."""
+        self._gone.update(deliveries)
+
+    def stop(self, *, timeout: float | None = None) -> bool:
+        """Carry out what was submitted and end. False if that took longer than `timeout` seconds."""
+        self._items.put(None)
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._giving_up.set()
+            return False
+        return True
+
+    def _main(self) -> None:
+        try:
+            while batch := self._next():
+                self._carry_out(batch)
+        except BaseException as exc:  # noqa: BLE001 boundary: a bug here must end the worker, not hang it
+            self._crashed(exc)
+
+    def _next(self) -> list[_Item]:
+        """Wait for one item, take what else is there up to the bounds of a unit; [] at the end."""
+        first = self._items.get()
+        if first is None:
+            return []
+        batch, size = [first], first.size
+        while len(batch) < _UNIT and size < _UNIT_BYTES:
+            try:
+                item = self._items.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                self._items.put(None)
+                break
+            batch.append(item)
+            size += item.size
+        return batch
+
+    def _carry_out(self, batch: list[_Item]) -> None:
+        backoff = Backoff()
+        while True:
+            batch = [each for each in batch if not self._is_gone(each)]
+            if not batch:
+                return
+            try:
+                lost = set(self._unit.complete([each.completion for each in batch]))
+            except OperationalError as exc:
+                if isinstance(exc, PublishFailed) and exc.unroutable:
+                    batch = [_undeliverable(each, exc) for each in batch]
+                    continue
+                delay = backoff.next()
+                logger.error("cannot settle %d tasks: %s; next try in %.1fs", len(batch), exc, delay)
+                if self._giving_up.wait(delay):
+                    return
+            else:
+                self._report(batch, lost)
+                return
+
+    def _is_gone(self, item: _Item) -> bool:
+        settlement = item.completion.settlement
+        if settlement is None or settlement.delivery not in self._gone:
+            return False
+        self._gone.discard(settlement.delivery)
+        self._report([item], {settlement.delivery})
+        return True
+
+    def _report(self, batch: list[_Item], lost: set[Delivery]) -> None:
+        def report() -> None:
+            for each in batch:
+                if each.done is not None:
+                    settlement = each.completion.settlement
+                    each.done(settlement is None or settlement.delivery not in lost)
+
+        self._call(report)
+
+
+def _undeliverable(item: _Item, exc: PublishFailed) -> _Item:
+    """The item without the follow-ups that no queue takes; its delivery goes to the dead letters."""
+    completion = item.completion
+    failed = [each for each in completion.follow if each.envelope.task_id in exc.ids]
+    if not failed:
+        return item
+    names = ", ".join(str(each.envelope.headers.get("task")) for each in failed)
+    logger.error("cannot publish what follows a task (%s): %s", names, exc)
+    settlement = completion.settlement
+    return _Item(
+        Completion(
+            Settlement(settlement.delivery, DeadLetter(f"cannot publish {names}: {exc}"))
+            if settlement
+            else None,
+            completion.record,
+            [each for each in completion.follow if each not in failed],
+        ),
+        item.done,
+        item.size,
+    )
+
+
+def _size(completion: Completion) -> int:
+    """Bytes that a completion moves, roughly."""
+    size = 200 + (len(completion.record.result) if completion.record else 0)
+    return size + sum(400 + len(each.envelope.body) for each in completion.follow)

@@ -1,0 +1,182 @@
+"""What ``celeriac worker`` does: start a worker from its options, obey signals, return an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+from celeriac import __version__, log
+from celeriac.backends import open_backend
+from celeriac.backends.base import BackendOptions, ResultBackend
+from celeriac.brokers import open_broker
+from celeriac.brokers.base import Broker, BrokerOptions
+from celeriac.errors import CeleriacError, ImproperlyConfigured, OperationalError
+from celeriac.routing import queues_to_consume
+from celeriac.settings import Settings
+from celeriac.topology import Queue
+from celeriac.urls import mask_url
+from celeriac.wire.frames import Boot, Manifest
+from celeriac.worker.banner import banner
+from celeriac.worker.nursery import AppLoadFailed
+from celeriac.worker.options import WorkerOptions
+from celeriac.worker.pool import NurseryLauncher, Pool
+from celeriac.worker.worker import Shutdown, Worker
+
+__all__ = ["boot_of", "run", "serve"]
+
+logger = logging.getLogger("celeriac.worker")
+
+_EX_UNAVAILABLE = 69
+
+
+def run(options: WorkerOptions) -> int:
+    """Run a worker until it is shut down, on this thread; returns the exit status.
+
+    0 after SIGTERM, 1 after SIGINT (as Celery's) and when it could not start or go on.
+    """
+    log.configure(options.loglevel, file=options.logfile, color=options.color)
+    pool = Pool(NurseryLauncher(boot_of(options)))
+    try:
+        return asyncio.run(_run(options, pool))
+    except AppLoadFailed as exc:
+        if exc.traceback:
+            sys.stderr.write(exc.traceback)
+        return _fail(f"cannot load the app {options.app!r}: {exc}", 1)
+    except OperationalError as exc:
+        return _fail(str(exc), _EX_UNAVAILABLE)
+    except CeleriacError as exc:
+        return _fail(str(exc), 1)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"celeriac: {message}", file=sys.stderr)
+    return status
+
+
+def boot_of(options: WorkerOptions) -> Boot:
+    """What the executors must know of the options."""
+    return Boot(
+        app=options.app,
+        hostname=options.hostname,
+        workdir=options.workdir,
+        include=list(options.include),
+        overrides=overrides_of(options),
+        loglevel=options.loglevel,
+        logfile=options.logfile,
+        color=options.color,
+    )
+
+
+def overrides_of(options: WorkerOptions) -> dict[str, object]:
+    """Settings that the command line changes."""
+    overrides = dict(options.overrides)
+    if options.broker_url is not None:
+        overrides["broker_url"] = options.broker_url
+    if options.result_backend is not None:
+        overrides["result_backend"] = options.result_backend
+    return overrides
+
+
+async def _run(options: WorkerOptions, pool: Pool) -> int:
+    manifest = await pool.start()
+    status = 0
+    worker: Worker | None = None
+    early: Shutdown | None = None
+
+    def on_signal(number: int) -> None:
+        nonlocal status, early
+        status = 1 if number == signal.SIGINT else status
+        how = Shutdown.COLD if early is not None or number == signal.SIGQUIT else Shutdown.WARM
+        early = how
+        logger.warning("worker: %s shutdown (%s)", how.name.capitalize(), signal.Signals(number).name)
+        if worker is not None:
+            worker.shut_down(how)
+
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        loop.add_signal_handler(each, on_signal, each)
+
+    def created(one: Worker) -> None:
+        nonlocal worker
+        worker = one
+
+    await serve(options, pool, manifest, created=created)
+    return status
+
+
+async def serve(
+    options: WorkerOptions,
+    pool: Pool,
+    manifest: Manifest,
+    *,
+    created: Callable[[Worker], None],
+    on_ready: Callable[[], None] | None = None,
+    broker: Broker | None = None,
+    backend: ResultBackend | None = None,
+    quiet: bool = False,
+) -> None:
+    """Run one worker on this loop until it is shut down. `created` gets it before it starts, `on_ready` is
+    called once it takes tasks; `quiet` leaves the banner out.
+
+    `broker` and `backend`, where given, are shared with the caller, who closes them.
+    """
+    settings = Settings.from_plain(manifest.settings)
+    queues = queues_to_consume(settings, options.queues, options.exclude_queues)
+    ours: list[Broker | ResultBackend] = []
+    if broker is None:
+        broker = open_broker(settings.effective_broker_url, broker_options(settings))
+        ours.append(broker)
+    if backend is None:
+        backend = open_backend(settings.effective_result_backend, backend_options(settings))
+        ours.append(backend)
+    try:
+        if options.purge:
+            _purge(broker, queues)
+        if not quiet:
+            print(_banner(options, settings, manifest, queues), flush=True)
+        worker = Worker(
+            name=options.hostname,
+            manifest=manifest,
+            settings=settings,
+            broker=broker,
+            backend=backend,
+            queues=queues,
+            pool=pool,
+            concurrency=options.concurrency_or(settings.worker_concurrency),
+            soft_time_limit=options.soft_time_limit,
+            time_limit=options.time_limit,
+            on_ready=on_ready,
+        )
+        created(worker)
+        # Nothing made so far will go away: the collector need not look at it again.
+        gc.freeze()
+        await worker.run()
+    finally:
+        for each in reversed(ours):
+            each.close()
+
+
+def _purge(broker: Broker, queues: list[Queue]) -> None:
+    count = sum(broker.purge(queue.name) for queue in queues)
+    logger.warning("purged %d messages from %d queues", count, len(queues))
+
+
+def _banner(options: WorkerOptions, settings: Settings, manifest: Manifest, queues: list[Queue]) -> str:
+    info = logging.getLogger("celeriac").isEnabledFor(logging.INFO)
+    return banner(
+        node=options.hostname,
+        version=__version__,
+        app=manifest.main or options.app,
+        transport=mask_url(settings.effective_broker_url),
+        results=mask_url(settings.effective_result_backend),
+        concurrency=options.concurrency_or(settings.worker_concurrency),
+        pool=options.pool or settings.worker_pool,
+        acks_late=settings.task_acks_late,
+        task_events=settings.worker_send_task_events,
+        queues=queues,
+        tasks=[name for name in manifest.tasks if not name.startswith("celery.")] if info else None,
+    )

@@ -1,0 +1,51 @@
+"""One delivery on its way through this worker, from admission to settlement."""
+
+from __future__ import annotations
+
+import asyncio
+
+from celeriac.brokers.base import Delivery
+from celeriac.wire.frames import TaskInfo, Verdict
+
+__all__ = ["Work"]
+
+
+class Work:
+    """What the worker's loop knows of one borrowed delivery. Changed on the loop's thread only."""
+
+    __slots__ = (
+        "delivery",
+        "info",
+        "limit_hit",
+        "lost",
+        "number",
+        "settled",
+        "size",
+        "started",
+        "task",
+        "task_id",
+        "timers",
+        "verdict",
+    )
+
+    def __init__(self, delivery: Delivery, task: str, info: TaskInfo, verdict: Verdict | None = None) -> None:
+        self.delivery = delivery
+        self.task = task
+        self.task_id = delivery.envelope.task_id
+        self.info = info
+        #: How the call ended without running, if it did.
+        self.verdict = verdict
+        #: Number of the present hand-out to an executor; 0 while there is none.
+        self.number = 0
+        #: Bytes of that hand-out's frame.
+        self.size = 0
+        #: Loop time at which the executor came to it; 0.0 before.
+        self.started = 0.0
+        #: The delivery was settled before it ran (``acks_late=False``).
+        self.settled = False
+        #: The lease was lost: whatever comes of the call is dropped.
+        self.lost = False
+        #: The hard limit that passed, in seconds, once the executor was killed for it.
+        self.limit_hit: float | None = None
+        #: The timers of its limits, while it runs.
+        self.timers: tuple[asyncio.TimerHandle, ...] = ()

@@ -1,0 +1,411 @@
+"""The worker: its loop, and how the parts fit together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+from celeriac.backends.base import ResultBackend
+from celeriac.brokers.base import Broker, Completion, Consumer, Delivery, Settlement
+from celeriac.clock import Clock, SystemClock
+from celeriac.errors import OperationalError
+from celeriac.settings import Settings
+from celeriac.topology import Queue
+from celeriac.wire.disposition import ACK, Disposition, Return
+from celeriac.wire.frames import Manifest, Outcome, Update, Verdict
+from celeriac.worker.admission import admit
+from celeriac.worker.completion import Completer, completion_of
+from celeriac.worker.dispatch import Dispatcher
+from celeriac.worker.executor import Executor
+from celeriac.worker.fetching import Fetched, Fetcher
+from celeriac.worker.limits import Limits
+from celeriac.worker.pool import Pool
+from celeriac.worker.work import Work
+
+__all__ = ["Shutdown", "Worker"]
+
+logger = logging.getLogger("celeriac.worker")
+
+
+class Shutdown(IntEnum):
+    """How a worker ends."""
+
+    #: Running calls end, everything else goes back to the broker.
+    WARM = 1
+    #: Running calls are killed and go back too.
+    COLD = 2
+
+
+class Worker:
+    """1. `run` consumes: starts the fetch, settle and lease threads and the executors, until it is shut down.
+    2. On its loop each delivery is admitted (`_arrive`), dispatched, and completed when its outcome is there.
+    3. `shut_down` (any thread, signal handlers too) ends it; what is not done goes back to the broker.
+
+    It runs no user code and decodes no body. All its state belongs to the loop; the I/O threads get batches
+    and give batches back. Broker and backend are the caller's: it closes them after `run` returned.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        manifest: Manifest,
+        settings: Settings,
+        broker: Broker,
+        backend: ResultBackend,
+        queues: Sequence[Queue],
+        pool: Pool,
+        concurrency: int,
+        soft_time_limit: float | None = None,
+        time_limit: float | None = None,
+        clock: Clock | None = None,
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.processed = 0
+        self._manifest = manifest
+        self._settings = settings
+        self._broker = broker
+        self._backend = backend
+        self._queues = queues
+        self._clock = clock or SystemClock()
+        self._on_ready = on_ready
+        self._lease = settings.worker_lease
+        self._max_deliveries = settings.task_max_deliveries
+        self.pool = pool
+        self.concurrency = concurrency
+        self._dispatcher = Dispatcher(
+            Limits(
+                soft=soft_time_limit if soft_time_limit is not None else settings.task_soft_time_limit,
+                hard=time_limit if time_limit is not None else settings.task_time_limit,
+                end=self._end_by_force,
+            ),
+        )
+        #: Every delivery this worker holds and has not settled, by the delivery and by task id.
+        self._borrowed: dict[Delivery, Work] = {}
+        self._by_id: dict[str, Work] = {}
+        self._shutdown: asyncio.Future[Shutdown] | None = None
+        self._failure: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._started = False
+        self._draining = False
+        self._cold = False
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until shut down. Raises what made it impossible to go on."""
+        self._loop = asyncio.get_running_loop()
+        self._shutdown = self._loop.create_future()
+        consumer = await self._loop.run_in_executor(None, self._register)
+        completer = Completer(consumer.unit(self._backend), consumer, call=self._call, crashed=self._crashed)
+        fetcher = Fetcher(
+            consumer,
+            self._backend,
+            clock=self._clock,
+            deliver=self._deliver,
+            crashed=self._crashed,
+        )
+        lease = _Lease(consumer, self._lease / 5, lost=self._leases_lost, crashed=self._crashed)
+        self._consumer, self._completer, self._fetcher = consumer, completer, fetcher
+        completer.start()
+        lease.start()
+        try:
+            await self.pool.open(self.concurrency, self)
+            fetcher.start()
+            self._started = True
+            self._ask_for_more()
+            logger.info("%s ready.", self.name)
+            if self._on_ready is not None:
+                self._on_ready()
+            how = await self._shutdown
+            await self._wind_down(how)
+        finally:
+            self._dispatcher.close()
+            await self._loop.run_in_executor(None, self._leave, lease)
+            self.pool.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _register(self) -> Consumer:
+        return self._broker.consumer(self._queues, name=self.name)
+
+    def shut_down(self, how: Shutdown = Shutdown.WARM) -> None:
+        """Begin to end, or end faster. Any thread; returns at once."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin_shutdown, how)
+
+    def _begin_shutdown(self, how: Shutdown) -> None:
+        assert self._shutdown is not None
+        if not self._shutdown.done():
+            self._shutdown.set_result(how)
+        elif how is Shutdown.COLD:
+            self._cold = True
+            self.pool.kill_all()
+
+    async def _wind_down(self, how: Shutdown) -> None:
+        """Fetch no more, give back what was not started, let the rest end."""
+        assert self._loop is not None
+        self._draining = True
+        await self._loop.run_in_executor(None, self._fetcher.stop)
+        self._give_back_unstarted()
+        if how is Shutdown.COLD:
+            self._cold = True
+            self.pool.kill_all()
+        await self.pool.stop()
+
+    def _give_back_unstarted(self) -> None:
+        dispatcher = self._dispatcher
+        unstarted = list(dispatcher.backlog)
+        dispatcher.backlog.clear()
+        for each in self.pool.executors:
+            unstarted += dispatcher.take_back(each)
+        for work in unstarted:
+            self._settle(work, Return())
+
+    def _leave(self, lease: _Lease) -> None:
+        """Settle what is decided, then leave the broker: it hands out again at once what is left."""
+        if self._started:
+            self._fetcher.stop()
+        if not self._completer.stop(timeout=2 * self._lease):
+            logger.error("the broker did not take the last outcomes in time; those tasks will be run again")
+        lease.stop()
+        try:
+            self._consumer.close()
+        except OperationalError as exc:
+            logger.error("cannot leave the broker cleanly (%s): its messages are handed out again later", exc)
+
+    def failed(self, exc: BaseException) -> None:
+        """Something without which the worker cannot go on is broken: end, and say why."""
+        if self._failure is None:
+            self._failure = exc
+            self._begin_shutdown(Shutdown.COLD)
+
+    def _crashed(self, exc: BaseException) -> None:
+        self._call(lambda: self.failed(exc))
+
+    def _call(self, what: Callable[[], None]) -> None:
+        """Run `what` on the loop; for the I/O threads."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(what)
+        except RuntimeError:
+            pass  # the loop has ended: what this reports on goes back to the broker
+
+    # -- fetch → admit → dispatch ---------------------------------------------------------------------------
+
+    def _deliver(self, fetched: Fetched) -> None:
+        self._call(lambda: self._arrive(fetched))
+
+    def _arrive(self, fetched: Fetched) -> None:
+        """Admit a batch and queue what is to be handed to executors."""
+        ready: list[Work] = []
+        now = self._clock.now()
+        log = logger.isEnabledFor(logging.INFO)
+        for delivery in fetched.deliveries:
+            admission = admit(
+                delivery,
+                tasks=self._manifest.tasks,
+                revoked=fetched.revoked,
+                succeeded=fetched.succeeded,
+                max_deliveries=self._max_deliveries,
+                now=now,
+            )
+            work = Work(delivery, admission.task, admission.info, admission.verdict)
+            running = self._by_id.get(work.task_id)
+            if running is not None and running.lost:
+                self._adopt(running, delivery)
+                continue
+            self._borrowed[delivery] = work
+            self._by_id[work.task_id] = work
+            if log:
+                logger.info("Task %s[%s] received", work.task or "?", work.task_id)
+            if self._draining:
+                self._settle(work, Return())
+            elif admission.disposition is not None:
+                self._settle(work, admission.disposition)
+            elif not admission.info.acks_late and admission.verdict is None:
+                self._settle_first(work)
+            else:
+                ready.append(work)
+        if ready:
+            self._dispatcher.add(ready)
+        self._ask_for_more()
+
+    def _adopt(self, running: Work, delivery: Delivery) -> None:
+        """The call still runs here although its lease was lost: from now on it runs for the new one."""
+        logger.info("Task %s[%s] runs here already: adopted", running.task, running.task_id)
+        running.delivery = delivery
+        running.lost = False
+        self._borrowed[delivery] = running
+
+    def _settle_first(self, work: Work) -> None:
+        """``acks_late=False``: settled before an executor sees it, so that no crash can run it twice."""
+
+        def then(held: bool) -> None:
+            if held and not self._draining:
+                work.settled = True
+                self._dispatcher.add([work])
+            else:
+                self._finish(work)
+
+        self._completer.submit(Completion(Settlement(work.delivery, ACK)), then)
+
+    def _ask_for_more(self) -> None:
+        if self._started and not self._draining:
+            self._fetcher.set_room(self._dispatcher.room())
+
+    # -- complete -------------------------------------------------------------------------------------------
+
+    def outcome(self, executor: Executor, outcome: Outcome) -> None:
+        """An executor answered a call."""
+        work = self._dispatcher.answered(executor, outcome.number, outcome.runtime)
+        if work is None:
+            return
+        self.processed += 1
+        if work.lost:
+            logger.warning("Task %s[%s]: its lease was lost, the outcome is dropped", work.task, work.task_id)
+            self._finish(work)
+            return
+        self._completer.submit(
+            completion_of(work, outcome, self._clock), lambda held: self._completed(work, held)
+        )
+
+    def outcomes_read(self) -> None:
+        """All outcomes that had come were taken: hand out more."""
+        self._dispatcher.pump()
+        self._ask_for_more()
+
+    def update(self, executor: Executor, update: Update) -> None:
+        """A running call has a new state."""
+        work = executor.handed.get(update.number)
+        if work is not None and not work.lost:
+            self._completer.submit(Completion(None, update.record))
+
+    def _completed(self, work: Work, held: bool) -> None:
+        if not held:
+            logger.warning("Task %s[%s]: its lease was lost, the outcome is dropped", work.task, work.task_id)
+        self._finish(work)
+
+    def _settle(self, work: Work, disposition: Disposition) -> None:
+        """Settle without an executor's outcome: put back, deferred."""
+        if work.settled or work.lost:
+            self._finish(work)
+            return
+        self._completer.submit(
+            Completion(Settlement(work.delivery, disposition)), lambda _held: self._finish(work)
+        )
+
+    def _finish(self, work: Work) -> None:
+        """This worker has nothing more to do with a delivery."""
+        self._borrowed.pop(work.delivery, None)
+        if self._by_id.get(work.task_id) is work:
+            del self._by_id[work.task_id]
+
+    # -- what goes wrong ------------------------------------------------------------------------------------
+
+    def executor_ready(self, executor: Executor) -> None:
+        """An executor waits for calls."""
+        self._dispatcher.join(executor)
+        self._ask_for_more()
+
+    def executor_died(self, executor: Executor, how: str) -> None:
+        """An executor is gone: the calls it had not started go elsewhere, the running ones lost an attempt."""
+        dispatcher = self._dispatcher
+        dispatcher.leave(executor)
+        unstarted = dispatcher.take_back(executor)
+        if executor.handed:
+            logger.error("executor %d (pid %d) died: %s", executor.index, executor.pid, how)
+        for work in executor.handed.values():
+            dispatcher.forget(work)
+            self._lost_with_executor(work, how)
+        executor.handed.clear()
+        if self._draining:
+            for work in unstarted:
+                self._settle(work, Return())
+        else:
+            dispatcher.put_first(unstarted)
+            dispatcher.pump()
+            self._ask_for_more()
+
+    def _lost_with_executor(self, work: Work, how: str) -> None:
+        if work.lost:
+            self._finish(work)
+            return
+        if work.limit_hit is not None:
+            work.verdict = Verdict("timeout", str(work.limit_hit))
+        elif work.settled or work.info.reject_on_worker_lost is False:
+            work.verdict = Verdict("lost", how)
+        elif work.delivery.attempts >= self._max_deliveries:
+            work.verdict = Verdict("lost", f"{how}, as {work.delivery.attempts} executors before it")
+        if work.verdict is None or self._draining:
+            # A cold shutdown kills what runs: that is no fault of the task's.
+            self._settle(work, Return(counted=not self._cold))
+        else:
+            self._dispatcher.put_first([work])
+
+    def _end_by_force(self, executor: Executor, work: Work, seconds: float) -> None:
+        """A call passed its hard limit."""
+        if not self.pool.kill(executor):
+            executor.interrupt(work.number, seconds, hard=True)
+
+    def _leases_lost(self, deliveries: Sequence[Delivery]) -> None:
+        """Called by the lease thread: other workers have, or will have, these messages."""
+        self._completer.forget(deliveries)
+        self._call(lambda: self._give_up(deliveries))
+
+    def _give_up(self, deliveries: Sequence[Delivery]) -> None:
+        lost = [work for each in deliveries if (work := self._borrowed.pop(each, None)) is not None]
+        logger.warning("lost the lease of %d messages: other workers run them again", len(lost))
+        for work in lost:
+            work.lost = True
+        waiting = [work for work in self._dispatcher.backlog if not work.lost]
+        for executor in self.pool.executors:
+            waiting += [work for work in self._dispatcher.take_back(executor) if not work.lost]
+        self._dispatcher.backlog.clear()
+        self._dispatcher.add(waiting)
+        for work in lost:
+            if not work.started:
+                self._finish(work)
+
+
+class _Lease:
+    """The thread that keeps the consumer's leases alive. A broker that is away is the fetcher's to report."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        interval: float,
+        *,
+        lost: Callable[[Sequence[Delivery]], None],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
+        self._consumer = consumer
+        self._interval = interval
+        self._lost = lost
+        self._crashed = crashed
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="celeriac-lease", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            while not self._stop.wait(self._interval):
+                try:
+                    lost = self._consumer.renew()
+                except OperationalError as exc:
+                    logger.debug("cannot renew leases: %s", exc)
+                    continue
+                if lost:
+                    self._lost(lost)
+        except BaseException as exc:  # noqa: BLE001 boundary: a bug here must end the worker, not hang it
+            self._crashed(exc)
