@@ -10,4 +10,4 @@ def div(self, x: float, y: float) -> float:
     try:
         return x / y
     except ZeroDivisionError as exc:
-        raise self.retry(exc=exc, countdown=5)
+        raise self.retry(exc=exc, countdown=5) from exc

@@ -17,129 +17,278 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
-from tasks import app, clock, index_file, stumble
+from tasks import clock, index_file, stumble
 
+from celeriac import AsyncResult
 from celeriac.errors import TimeoutError
-from celeriac.result import AsyncResult
+from celeriac.states import STARTED
+
+T = TypeVar("T")
+Index = dict[str, Any]
 
 HERE = Path(__file__).parent
-#: Seconds after which this gives up on results that do not come: a whole demo takes half of that.
-PATIENCE = 55.0
+#: Seconds after the last value that came, after which the rest counts as lost. Recovery takes 15 at most.
+PATIENCE = 30.0
+COUNTDOWN = 3.0
 
-console = Console()
-
-
-@dataclass
-class Story:
-    """What happened, for the table at the end."""
-
-    started: float = field(default_factory=time.monotonic)
-    results: list[dict[str, Any]] = field(default_factory=list)
-    #: When each task that a killed process had in hand was seen finished, after a second start.
-    again: list[float] = field(default_factory=list)
-    executor_killed: float | None = None
-    worker_killed: float | None = None
+console = Console(highlight=False)
 
 
-# -- the worker: a process of its own, as from a second terminal -------------------------------------------
+def main() -> int:
+    options = arguments()
+    files = library(options.files)
+    console.print(f"[bold]celeriac demo[/]: {len(files):,} files of {sysconfig.get_path('stdlib')}")
+    with tempfile.TemporaryDirectory(prefix="celeriac-demo-") as folder, contextlib.chdir(folder):
+        log = Path(folder, "worker.log")
+        try:
+            story = Demo(files, lease=options.lease, log=log).run()
+        except BaseException:
+            console.print("[red]The demo broke off. The workers said:[/]")
+            console.print(log.read_text() if log.exists() else "nothing", markup=False, soft_wrap=True)
+            raise
+    direct = [index_file(path) for path in watched(files, "the same in one process, directly")]
+    return 0 if report(story, files, Totals.of(story.values), Totals.of(direct)) else 1
 
 
-class Worker:
-    """``celeriac -A tasks worker -c 2``, in this folder. What it says goes to a file."""
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=int, metavar="N", help="only the N largest files")
+    parser.add_argument(
+        "--lease", type=float, metavar="SECONDS", help="worker_lease; celeriac's default is 10"
+    )
+    return parser.parse_args()
 
-    def __init__(self, log: Path, lease: float | None) -> None:
-        command = [sys.executable, "-m", "celeriac", "-A", "tasks", "worker", "-c", "2", "-l", "warning"]
-        if lease is not None:
-            command.append(f"worker_lease={lease}")
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                env={**os.environ, "PYTHONPATH": str(HERE)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-        self.pid = self._process.pid
 
-    def kill(self) -> None:
-        """The power cord: no handler runs, nothing is tidied up. Its executors die with it."""
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> int:
-        """A warm shutdown: what runs may end. Returns the exit status."""
-        self._process.terminate()
-        return self._process.wait(timeout=30)
+def library(most: int | None) -> list[str]:
+    """The files of the standard library by name; with `most`, so many of the largest."""
+    root = Path(sysconfig.get_path("stdlib"))
+    foreign = {"site-packages", "dist-packages"}
+    files = [path for path in root.rglob("*.py") if path.is_file() and foreign.isdisjoint(path.parts)]
+    files.sort(key=lambda path: path.stat().st_size, reverse=True)
+    return sorted(map(str, files[:most]))
 
 
 # -- the job -------------------------------------------------------------------------------------------------
 
 
-def library(most: int | None) -> list[str]:
-    """The files of the standard library, in order of their names; of `most`, the largest."""
-    root = Path(sysconfig.get_path("stdlib"))
-    foreign = {"site-packages", "dist-packages"}
-    files = [path for path in root.rglob("*.py") if path.is_file() and not foreign.intersection(path.parts)]
-    files.sort(key=lambda path: (-path.stat().st_size, path))
-    return sorted(map(str, files[:most]))
+@dataclass
+class Story:
+    """What happened. Times are seconds since the first call."""
+
+    values: list[Index] = field(default_factory=list)
+    handed_over: float = 0.0
+    executor_killed: float = 0.0
+    worker_killed: float = 0.0
+    finished: float = 0.0
+    #: When each file whose first worker or executor had been killed came in after all.
+    recovered: list[float] = field(default_factory=list)
+    tries: int = 0
+    late: float = 0.0
 
 
-def as_completed(
-    results: Iterable[AsyncResult[dict[str, Any]]], give_up: float
-) -> Iterator[dict[str, Any]]:
-    """The values of `results` as they come, until the monotonic time `give_up`."""
+class Demo:
+    """Starts a worker, hands over one task per file, collects the values, and does some damage on the way."""
+
+    def __init__(self, files: Sequence[str], *, lease: float | None, log: Path) -> None:
+        self.story = Story()
+        self._files = files
+        self._lease = lease
+        self._log = log
+        self._started = time.monotonic()
+        self._worker = self._start_worker()
+
+    def run(self) -> Story:
+        story = self.story
+        try:
+            stumbling = stumble.delay()
+            reminder, asked = clock.apply_async(countdown=COUNTDOWN), time.time()
+            pending = [index_file.delay(path) for path in watched(self._files, "handing over")]
+            story.handed_over = self._now()
+
+            for value in watched(as_completed(pending), "indexing", total=len(self._files)):
+                story.values.append(value)
+                if value["attempts"] > 1:
+                    story.recovered.append(self._now())
+                self._do_damage(pending)
+            story.finished = self._now()
+
+            story.tries = stumbling.get(timeout=PATIENCE)
+            story.late = reminder.get(timeout=PATIENCE) - asked
+        finally:
+            self._worker.terminate()  # a warm shutdown: what runs may end
+            status = self._worker.wait(timeout=PATIENCE)
+        if status != 0:
+            raise SystemExit(f"the worker exited with status {status}")
+        return story
+
+    def _now(self) -> float:
+        return time.monotonic() - self._started
+
+    def _start_worker(self) -> subprocess.Popen[bytes]:
+        """``celeriac -A tasks worker -c 2``, as from a second terminal in this folder."""
+        command = [sys.executable, "-m", "celeriac", "-A", "tasks", "worker", "-c", "2", "-l", "warning"]
+        if self._lease is not None:
+            command.append(f"worker_lease={self._lease}")
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env={**os.environ, "PYTHONPATH": str(HERE)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _do_damage(self, pending: Sequence[AsyncResult[Index]]) -> None:
+        """Kill an executor when half of the files are done, its worker at three quarters, both while busy."""
+        done = len(self.story.values) / len(self._files)
+        kill_executor = done >= 1 / 2 and not self.story.executor_killed
+        kill_worker = done >= 3 / 4 and not self.story.worker_killed
+        if not kill_executor and not kill_worker:
+            return
+        pid = next(running(pending), None)
+        if pid is None:
+            return  # between two files: try again after the next one
+        if kill_executor:
+            self._kill_executor(pid)
+        else:
+            self._kill_worker()
+
+    def _kill_executor(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self.story.executor_killed = self._now()
+        say(f"killed executor {pid} in the middle of a file; its worker starts another")
+
+    def _kill_worker(self) -> None:
+        """As if the power had gone: no handler runs, nothing is tidied up, its executors die with it."""
+        dead = self._worker
+        dead.kill()
+        dead.wait()
+        self.story.worker_killed = self._now()
+        self._worker = self._start_worker()
+        say(f"killed worker {dead.pid}, started worker {self._worker.pid}, which goes on at once")
+        say("and gets what the dead one had in hand when that one's lease ends, within 15 s")
+
+
+def running(results: Iterable[AsyncResult[Index]]) -> Iterator[int]:
+    """The process ids of the executors that work on these calls now (``track_started`` tells)."""
+    for result in results:
+        if result.state == STARTED and (pid := result.info.get("pid")):  # it may have ended between the two
+            yield pid
+
+
+def as_completed(results: Iterable[AsyncResult[Index]]) -> Iterator[Index]:
+    """The values of `results` in the order they come. Ends early when none has come for a long time."""
     waiting = deque(results)
-    while waiting and time.monotonic() < give_up:
+    last = time.monotonic()
+    while waiting and time.monotonic() - last < PATIENCE:
         result = waiting.popleft()
         try:
             yield result.get(timeout=0.05)
+            last = time.monotonic()
         except TimeoutError:
             waiting.append(result)
 
 
-def run(files: Sequence[str], lease: float | None, log: Path, progress: Progress) -> Story:
-    """Hand over all files, collect what comes back, and do some damage on the way."""
-    story = Story()
-    worker = Worker(log, lease)
-    bar = progress.add_task("handing over", total=len(files))
-    pending = []
-    for path in files:
-        pending.append(index_file.delay(path))
-        progress.advance(bar)
-
-    progress.reset(bar, description="indexing")
-    try:
-        for value in as_completed(pending, story.started + PATIENCE):
-            story.results.append(value)
-            if value["again"]:
-                story.again.append(time.monotonic())
-            progress.update(bar, completed=len(story.results))
-            if story.executor_killed is None and len(story.results) >= len(files) // 2:
-                os.kill(value["pid"], signal.SIGKILL)
-                story.executor_killed = time.monotonic()
-                say(progress, f"killed executor {value['pid']}, which was indexing some other file")
-            if story.worker_killed is None and len(story.results) >= len(files) * 3 // 4:
-                worker.kill()
-                story.worker_killed = time.monotonic()
-                say(progress, f"killed the whole worker {worker.pid}")
-                worker = Worker(log, lease)
-                say(progress, f"started worker {worker.pid}; it gets what the dead one held in ≤ 15 s")
-                progress.update(bar, description="taking over")
-    finally:
-        status = worker.stop()
-    if status != 0:
-        raise SystemExit(f"the worker exited with status {status}")
-    return story
+# -- what people see -----------------------------------------------------------------------------------------
 
 
-def say(progress: Progress, what: str) -> None:
-    progress.console.print(f"  [dim]{what}[/dim]", highlight=False)
+def watched(items: Iterable[T], what: str, *, total: int | None = None) -> Iterator[T]:
+    """Iterate over `items` behind a progress bar; where there is no terminal, with a line at the end."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield from progress.track(items, description=what, total=total)
+    if not console.is_terminal:
+        say(f"{what}: done")
+
+
+def say(what: str) -> None:
+    console.print(f"  {what}", style="dim")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the whole library comes to."""
+
+    files: int
+    bytes: int
+    lines: int
+    words: int
+    functions: int
+    classes: int
+    broken: int
+    digest: str
+
+    @classmethod
+    def of(cls, values: Sequence[Index]) -> Totals:
+        sums = {
+            name: sum(value[name] for value in values)
+            for name in ("bytes", "lines", "words", "functions", "classes", "broken")
+        }
+        digests = sorted(f"{value['path']} {value['sha256']}" for value in values)
+        return cls(
+            files=len(values), digest=hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16], **sums
+        )
+
+
+def report(story: Story, files: Sequence[str], totals: Totals, direct: Totals) -> bool:
+    """Print what happened; True if nothing was lost."""
+    table = Table(title="the library", title_justify="left")
+    table.add_column("")
+    table.add_column("by tasks", justify="right")
+    table.add_column("directly", justify="right")
+    for name, ours in asdict(totals).items():
+        theirs = getattr(direct, name)
+        table.add_row(name, *(f"{each:,}" if isinstance(each, int) else each for each in (ours, theirs)))
+    console.print(table)
+
+    lost = len(files) - len(story.values)
+    by_executor = [at for at in story.recovered if at < story.worker_killed]
+    by_worker = [at for at in story.recovered if at >= story.worker_killed]
+    checks = {
+        "tasks lost": (f"{lost} of {len(files):,}", lost == 0),
+        "failed on purpose": (f"succeeded at try {story.tries}", story.tries == 2),
+        "countdown of 3 s": (f"ran {story.late:.2f} s after the call", story.late >= COUNTDOWN),
+        "executor killed": (recovery(by_executor, story.executor_killed), True),
+        "worker killed": (recovery(by_worker, story.worker_killed), True),
+        "totals": ("equal" if totals == direct else "differ", totals == direct),
+    }
+    table = Table(title="what happened", title_justify="left", show_header=False)
+    for what, (outcome, good) in checks.items():
+        table.add_row(what, outcome, "[green]✓[/]" if good else "[bold red]✗[/]")
+    table.add_row("time", f"{story.finished:.1f} s, {story.handed_over:.1f} s of it to hand over", "")
+    console.print(table)
+    return all(good for _, good in checks.values())
+
+
+def recovery(recovered: Sequence[float], killed: float) -> str:
+    if not recovered:
+        return "nothing in hand"
+    return f"{len(recovered)} in hand, all done {max(recovered) - killed:.1f} s later"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -179,7 +179,7 @@ def matches(
         case "direct":
             return binding_key == routing_key
         case "topic":
-            return _topic(binding_key).fullmatch(routing_key) is not None
+            return _topic(binding_key).fullmatch(f".{routing_key}" if routing_key else "") is not None
         case "headers":
             wanted = {k: v for k, v in (arguments or {}).items() if not k.startswith("x-")}
             found = (
@@ -190,23 +190,17 @@ def matches(
 
 @lru_cache(maxsize=1024)
 def _topic(pattern: str) -> re.Pattern[str]:
-    words = pattern.split(".")
-    if words == ["#"]:
-        return re.compile(r".*", re.DOTALL)
+    """A regex over a routing key in which a dot leads every word; the empty key has no words."""
     regex = ""
-    for i, word in enumerate(words):
-        if word == "#":
-            # zero or more words, each with the dot that joins it to its neighbour
-            regex += (
-                r"(?:[^.]*(?:\.[^.]*)*)?"
-                if len(words) == 1
-                else (r"(?:[^.]*\.)*" if i == 0 else r"(?:\.[^.]*)*")
-            )
-            continue
-        if i > 0 and not (i == 1 and words[0] == "#"):
-            regex += r"\."
-        regex += r"[^.]*" if word == "*" else re.escape(word)
+    for word in pattern.split(".") if pattern else ():
+        step = _WILDCARDS.get(word) or r"\." + re.escape(word)
+        # "#.#" is "#", and would cost a regex quadratic time.
+        if not (word == "#" and regex.endswith(step)):
+            regex += step
     return re.compile(regex)
+
+
+_WILDCARDS = {"*": r"\.[^.]*", "#": r"(?:\.[^.]*)*"}
 
 
 def queues_for(

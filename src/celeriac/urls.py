@@ -13,7 +13,8 @@ MASK = "**"
 _JOINT = re.compile(r";(?=[A-Za-z][\w+.-]*://)")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>.*)", re.DOTALL)
 _SECRET_PARAMETER = re.compile(
-    r"(?P<name>[?&;][^=&;]*(?:pass(?:word|wd)?|pwd|secret|token|credential|key)[^=&;]*=)[^&;#]*", re.IGNORECASE
+    r"(?P<name>[?&;][^=&;]*(?:pass(?:word|wd)?|pwd|secret|token|credential|key)[^=&;]*=)[^&;#]*",
+    re.IGNORECASE,
 )
 
 

@@ -46,7 +46,7 @@ def test_a_living_owner_is_respected(tmp_path: Path) -> None:
     path.write_text(f"{os.getppid()}\n")
     with pytest.raises(Failure, match=f"process {os.getppid()} runs already") as caught, pidfile(str(path)):
         pass
-    assert caught.value.exit_code == 73
+    assert caught.value.status == 73
     assert path.read_text() == f"{os.getppid()}\n"
 
 
@@ -81,9 +81,12 @@ def test_someone_elses_file_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="No such file or directory") as caught, pidfile(str(tmp_path / "no" / "w")):
+    with (
+        pytest.raises(Failure, match="No such file or directory") as caught,
+        pidfile(str(tmp_path / "no" / "w")),
+    ):
         pass
-    assert caught.value.exit_code == 73
+    assert caught.value.status == 73
 
 
 def test_of_many_processes_one_gets_a_stale_file(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Message servers: where tasks wait for a worker. `open_broker` finds the one for a URL."""
+
+from __future__ import annotations
+
+from celeriac.backends.schemes import Schemes
+from celeriac.brokers.base import Broker, BrokerOptions
+
+__all__ = ["open_broker"]
+
+_SQL = "celeriac.brokers.sql:SQLBroker"
+
+_PLANNED = (
+    "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
+    "gcpubsub", "ironmq", "librabbitmq", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss", "sentinel",
+    "sqs", "zookeeper",
+)  # fmt: skip
+
+_SCHEMES = Schemes(
+    kind="broker",
+    known={
+        "memory": "celeriac.brokers.memory:MemoryBroker",
+        "sqlite": _SQL,
+        "postgresql": _SQL,
+        "mysql": _SQL,
+        "mariadb": _SQL,
+    },
+    planned=_PLANNED,
+    prefixes={"sqla", "sqlalchemy"},
+    entry_points="celeriac.brokers",
+)
+
+
+def open_broker(url: str, options: BrokerOptions) -> Broker:
+    """The broker that `url` names; nothing is connected yet.
+
+    Raises `ImproperlyConfigured` for a scheme that nobody serves, `MissingExtra` where its driver is missing.
+    """
+    url, cls = _SCHEMES.find(url)
+    return cls(url, options)

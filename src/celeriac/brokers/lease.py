@@ -39,7 +39,7 @@ class LeaseWatch(Generic[H]):
     def __init__(self, lease: float) -> None:
         self._lease = lease
         self._longest_gap = lease / 2
-        self._looked: float | None = None
+        self._asked: float | None = None
         #: Each holder's counter, and the instant since which we know it to be still.
         self._still: dict[H, tuple[int, float]] = {}
 
@@ -50,9 +50,10 @@ class LeaseWatch(Generic[H]):
         Whoever reaps one checks that its counter still stands there. A dead holder is named again at the next
         look while it is among `beats`.
         """
-        if self._looked is None or answered - self._looked > self._longest_gap:
+        # From question to answer, so that a stall of the server lies within one gap and not half in two.
+        if self._asked is None or answered - self._asked > self._longest_gap:
             self._still.clear()
-        self._looked = answered
+        self._asked = asked
         seen, self._still = self._still, {}
         dead: dict[H, int] = {}
         for holder, beat in beats.items():
@@ -66,4 +67,4 @@ class LeaseWatch(Generic[H]):
 
     def restart(self) -> None:
         """Our own renewal failed: what stood still meanwhile says nothing."""
-        self._looked = None
+        self._asked = None

@@ -28,9 +28,7 @@ def options_of(command: click.Command) -> Options:
     }
 
 
-def arrange(
-    argv: Sequence[str], general: Options, options_for: Callable[[str], Options | None]
-) -> list[str]:
+def arrange(argv: Sequence[str], general: Options, options_for: Callable[[str], Options | None]) -> list[str]:
     """Return `argv` with the general options first, then the command, then everything else in its order.
 
     `options_for` gives the options of a command, None for what is not the name of one. The command is the

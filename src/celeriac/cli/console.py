@@ -6,7 +6,7 @@ Results go to stdout; errors, warnings and progress to stderr, progress only whe
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,12 +24,12 @@ UNAVAILABLE = 69
 CANNOT_CREATE = 73
 
 
-class Failure(click.ClickException):
+class Failure(Exception):
     """Ends the command with one line and an exit status."""
 
     def __init__(self, message: str, *, status: int = 1) -> None:
         super().__init__(message)
-        self.exit_code = status
+        self.status = status
 
 
 def error(message: str) -> None:
@@ -50,7 +50,7 @@ def _line(label: str, color: str, message: str) -> None:
 
 
 @contextmanager
-def spinner(message: str) -> Iterator[None]:
+def spinner(message: str) -> Generator[None, None, None]:
     """Show that something is being waited for."""
     if not _is_live():
         yield
@@ -60,8 +60,8 @@ def spinner(message: str) -> Iterator[None]:
 
 
 def progress(items: Iterable[T], *, total: int, message: str) -> Iterator[T]:
-    """Iterate over `items` behind a progress bar."""
-    if not _is_live():
+    """Iterate over `items` behind a progress bar, where there are several."""
+    if total < 2 or not _is_live():
         yield from items
         return
     from rich.progress import track

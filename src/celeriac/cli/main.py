@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +13,7 @@ from celeriac import __version__
 from celeriac.cli import console
 from celeriac.cli.arguments import Options, arrange, options_of
 from celeriac.cli.options import PREFIX, General, option
-from celeriac.errors import CeleriacError, OperationalError, TimeoutError
+from celeriac.errors import CeleriacError, ImproperlyConfigured, OperationalError, TimeoutError
 
 __all__ = ["celeriac", "run"]
 
@@ -74,12 +72,21 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except CeleriacError as exc:
+        except (CeleriacError, console.Failure) as exc:
             if ctx.params["debug"]:
-                traceback.print_exc()
-            unavailable = isinstance(exc, OperationalError | TimeoutError)
-            status = console.UNAVAILABLE if unavailable else 1
-            raise console.Failure(str(exc) or type(exc).__name__, status=status) from exc
+                import traceback
+
+                traceback.print_exception(exc.__cause__ or exc)
+            if isinstance(exc, console.Failure):
+                raise
+            raise console.Failure(str(exc) or type(exc).__name__, status=_status_of(exc)) from exc
+
+
+def _status_of(exc: CeleriacError) -> int:
+    # that nothing is configured to answer is both an operational error and one of configuration
+    if isinstance(exc, OperationalError | TimeoutError) and not isinstance(exc, ImproperlyConfigured):
+        return console.UNAVAILABLE
+    return 1
 
 
 @click.group(
@@ -95,7 +102,7 @@ class Commands(click.Group):
     "config_module",
     envvar="CONFIG_MODULE",
     metavar="MODULE",
-    help="Module with settings, for an app that names none.",
+    help="Module with settings, in place of the one the app names.",
 )
 @option(
     "--workdir",
@@ -105,10 +112,9 @@ class Commands(click.Group):
 @option("-C", "--no-color", is_flag=True, help="No colors.")
 @option("-q", "--quiet", is_flag=True, help="Only results and errors: no warnings, no progress.")
 @option("--debug", is_flag=True, help="Show the traceback of an error.")
-@option("--loader", envvar="LOADER", expose_value=False, help="Accepted as Celery's; has no effect.")
+@option("--loader", expose_value=False, help="Accepted as Celery's; has no effect.")
 @option(
     "--skip-checks",
-    envvar="SKIP_CHECKS",
     is_flag=True,
     expose_value=False,
     help="Accepted as Celery's; has no effect.",
@@ -159,9 +165,9 @@ def run(argv: Sequence[str]) -> int:
     except click.UsageError as exc:
         console.error(_usage(exc))
         return exc.exit_code
-    except click.ClickException as exc:
-        console.error(exc.format_message())
-        return exc.exit_code
+    except console.Failure as exc:
+        console.error(str(exc))
+        return exc.status
     except click.Abort as exc:
         # click raises Abort for Ctrl-C and for the end of input at a question
         if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
@@ -193,5 +199,7 @@ def _usage(exc: click.UsageError) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
     near = get_close_matches(word, list(known))
     return f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""

@@ -11,10 +11,23 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from celeriac.cli.console import Failure
+from celeriac.errors import CeleriacError
+
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
 
-__all__ = ["CommaList", "General", "Json", "Moment", "option", "pass_general", "subcommand"]
+__all__ = [
+    "General",
+    "comma_list",
+    "instant",
+    "instant_or_seconds",
+    "json_list",
+    "json_object",
+    "option",
+    "pass_general",
+    "subcommand",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,59 +59,52 @@ def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     return click.command(name, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-class CommaList(click.ParamType):
+def comma_list(value: str) -> tuple[str, ...]:
     """``a,b,c`` as a tuple."""
-
-    name = "a,b,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return cast("tuple[str, ...]", value)
-        return tuple(part for each in str(value).split(",") if (part := each.strip()))
+    return tuple(part for each in value.split(",") if (part := each.strip()))
 
 
-class Json(click.ParamType):
-    """A JSON value of one type: the list of ``--args``, the object of ``--kwargs``."""
-
-    def __init__(self, kind: type[list[Any]] | type[dict[str, Any]]) -> None:
-        self.kind = kind
-        self.name = "json list" if kind is list else "json object"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, self.kind):
-            return value
-        try:
-            decoded = json.loads(value)
-        except ValueError as exc:
-            self.fail(f"{value!r} is not JSON: {exc}", param, ctx)
-        if not isinstance(decoded, self.kind):
-            self.fail(f"{value!r} is not a {self.name}", param, ctx)
-        return decoded
+def json_list(value: str) -> list[Any]:
+    """A JSON list."""
+    decoded = _json(value)
+    if not isinstance(decoded, list):
+        raise click.BadParameter(f"{value!r} is not a JSON list.")
+    return cast("list[Any]", decoded)
 
 
-class Moment(click.ParamType):
-    """An instant in ISO 8601; with `seconds`, also a number of seconds from now."""
+def json_object(value: str) -> dict[str, Any]:
+    """A JSON object."""
+    decoded = _json(value)
+    if not isinstance(decoded, dict):
+        raise click.BadParameter(f"{value!r} is not a JSON object.")
+    return cast("dict[str, Any]", decoded)
 
-    def __init__(self, *, seconds: bool = False) -> None:
-        self.seconds = seconds
-        self.name = "iso time|seconds" if seconds else "iso time"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime | float:
-        if isinstance(value, datetime | float):
-            return value
-        if self.seconds:
-            try:
-                return float(value)
-            except ValueError:
-                pass
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not an {self.name.replace('|', ' or a number of ')}", param, ctx)
+def _json(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError as exc:
+        raise click.BadParameter(f"{value!r} is not JSON: {exc}.") from exc
+
+
+def instant(value: str) -> datetime:
+    """An instant in ISO 8601."""
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError as exc:
+        raise click.BadParameter(f"{value!r} is not a time in ISO 8601.") from exc
+
+
+def instant_or_seconds(value: str) -> datetime | float:
+    """An instant in ISO 8601, or seconds from now."""
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError as exc:
+        raise click.BadParameter(f"{value!r} is neither a time in ISO 8601 nor seconds.") from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,16 +122,25 @@ class General:
     def load(self) -> Celeriac:
         """The app of ``-A``, or an empty one on the embedded default; ``-b`` and the like override it."""
         self.export()
+        try:
+            app = self._app()
+            if self.config:
+                app.config_from_object(self.config, force=True)
+        except CeleriacError:
+            raise
+        except Exception as exc:  # whatever a user's module raises while it is imported
+            what = f"the app {self.app!r}" if self.app else f"the settings {self.config!r}"
+            raise Failure(f"cannot load {what}: {type(exc).__name__}: {exc}{_place(exc)}") from exc
+        return app
+
+    def _app(self) -> Celeriac:
         if self.app:
             from celeriac.loading import load_app
 
             return load_app(self.app, workdir=self.workdir)
         from celeriac.app import Celeriac
 
-        app = Celeriac("default")
-        if self.config:
-            app.config_from_object(self.config)
-        return app
+        return Celeriac("default")
 
     def export(self) -> None:
         """Put the overrides where they win over every setting, also one the app makes while it is imported."""
@@ -135,6 +150,16 @@ class General:
         ):
             if value:
                 os.environ[name] = value
+
+
+def _place(exc: Exception) -> str:
+    """Where it was raised, for the end of a line; a syntax error says so itself."""
+    from traceback import extract_tb
+
+    frames = [frame for frame in extract_tb(exc.__traceback__) if not frame.filename.startswith("<frozen ")]
+    if isinstance(exc, SyntaxError) or not frames:
+        return ""
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})"
 
 
 pass_general = click.make_pass_decorator(General)

@@ -1,48 +1,69 @@
-"""Settings given as words on a command line: ``worker.prefetch_multiplier=2``, ``task_routes=(json){…}``."""
+"""Settings given as words on a command line: ``worker.lease=5``, ``task_routes=(json){"a.b": "fast"}``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterable
+from typing import Any
 
 import click
 
 __all__ = ["parse_overrides"]
 
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
-
-
-def _bool(text: str) -> bool:
-    if text.lower() not in _TRUE | _FALSE:
-        raise ValueError(f"{text!r} is neither true nor false")
-    return text.lower() in _TRUE
-
-
-_CASTS: dict[str, Callable[[str], object]] = {
-    "int": int,
-    "float": float,
-    "bool": _bool,
-    "str": str,
-    "string": str,
-    "json": json.loads,
-    "list": json.loads,
-    "dict": json.loads,
-    "tuple": lambda text: tuple(json.loads(text)),
+_CAST = re.compile(r"\((\w+)\)(.*)", re.DOTALL)
+_TRUTH = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
 }
 
 
 def parse_overrides(words: Iterable[str]) -> dict[str, object]:
-    """Settings by name, from words ``key=value``; a dot in the key stands for an underscore.
+    """Settings by name, from words ``key=value``; a dot in a key stands for an underscore.
 
-    ``(type)value`` says what the value is; without it the setting's own type decides.
-    Raises `click.UsageError` naming the word that is none.
+    ``(type)value`` says what the value is: int, float, bool, str, json, list, tuple or dict. Without it the
+    value is text, which settings read as what they hold. Raises `click.UsageError` naming a word that is no
+    setting.
     """
     return dict(_parse(word) for word in words)
 
 
 def _parse(word: str) -> tuple[str, object]:
     key, equals, text = word.partition("=")
-    if not equals or not key:
+    name = key.replace(".", "_").lstrip("_")
+    if not equals or not name:
         raise click.UsageError(f"{word!r} is neither an option nor a setting (KEY=VALUE).")
-    return key, text
+    found = _CAST.fullmatch(text)
+    try:
+        value = _cast(found[1], found[2]) if found else text
+    except (ValueError, TypeError, KeyError) as exc:
+        assert found
+        raise click.UsageError(f"{key}: {found[2]!r} is no {found[1]}.") from exc
+    # Celery's old names are upper case throughout
+    return name if name.isupper() else name.lower(), value
+
+
+def _cast(kind: str, text: str) -> Any:
+    match kind:
+        case "int":
+            return int(text)
+        case "float":
+            return float(text)
+        case "bool":
+            return _TRUTH[text.lower()]
+        case "str" | "string":
+            return text
+        case "json" | "list" | "dict":
+            return json.loads(text)
+        case "tuple":
+            return tuple(json.loads(text))
+        case _:
+            raise click.UsageError(
+                f"({kind}) is not a type: int, float, bool, str, json, list, tuple and dict are."
+            )

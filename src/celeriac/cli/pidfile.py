@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from celeriac.cli.console import CANNOT_CREATE, Failure
@@ -13,7 +13,7 @@ __all__ = ["pidfile"]
 
 
 @contextmanager
-def pidfile(path: str | None) -> Iterator[None]:
+def pidfile(path: str | None) -> Generator[None, None, None]:
     """Hold `path` with this process's id inside; remove it at the end. None: do nothing.
 
     A file whose process is gone is taken over. Raises `Failure` with status 73 where another process lives

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 
 from celeriac.cli.console import warning
-from celeriac.cli.options import CommaList, General, option, pass_general, subcommand
-from celeriac.cli.overrides import parse_overrides
-from celeriac.cli.pidfile import pidfile
-from celeriac.cli.privileges import drop_privileges
-from celeriac.worker.options import WorkerOptions, node_name
+from celeriac.cli.options import General, comma_list, option, pass_general, subcommand
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from celeriac.worker.options import WorkerOptions
+
+__all__ = ["command", "worker_options"]
 
 _POOLS = ("prefork", "solo")
 #: Pools of Celery that this version does not have.
@@ -28,41 +27,28 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-class Concurrency(click.ParamType):
+def _concurrency(value: str) -> int:
     """A number of executors, or ``auto`` for the number of cores."""
-
-    name = "n|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if value == "auto":
-            return os.cpu_count() or 1
-        return click.IntRange(min=1).convert(value, param, ctx)
+    if value == "auto":
+        return os.cpu_count() or 1
+    if not value.isdigit() or not int(value):
+        raise click.BadParameter(f"{value!r} is neither a number above 0 nor auto.")
+    return int(value)
 
 
-class Autoscale(click.ParamType):
-    """``max,min`` in any order, or one number: the larger is the most executors there may be."""
-
-    name = "max,min"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        parts = str(value).split(",")
-        if len(parts) > 2 or not all(part.strip().isdigit() for part in parts) or not max(map(int, parts)):
-            self.fail(f"{value!r} is not max,min", param, ctx)
-        return max(map(int, parts))
+def _autoscale(value: str) -> int:
+    """``max,min`` in any order, or one number: the most executors there may be."""
+    parts = value.split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts) or not max(map(int, parts)):
+        raise click.BadParameter(f"{value!r} is not max,min.")
+    return max(map(int, parts))
 
 
-class Octal(click.ParamType):
-    """File mode bits, as ``umask`` takes them."""
-
-    name = "octal"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return int(str(value), 8)
-        except ValueError:
-            self.fail(f"{value!r} is not an octal number", param, ctx)
+def _octal(value: str) -> int:
+    try:
+        return int(value, 8)
+    except ValueError as exc:
+        raise click.BadParameter(f"{value!r} is not an octal number.") from exc
 
 
 def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -98,18 +84,57 @@ def _satisfied(function: Callable[..., Any]) -> Callable[..., Any]:
 def _later(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options whose part of the worker comes in a later release; the command warns of those given."""
     for declare in (
-        _hidden("-E", "--task-events", "--events", is_flag=True),
+        _hidden("-E", "--events", "--task-events", is_flag=True),
         _hidden("-B", "--beat", is_flag=True),
-        _hidden("-s", "--schedule", "--schedule-filename"),
+        _hidden("-s", "--schedule-filename", "--schedule"),
         _hidden("--scheduler"),
         _hidden("-S", "--statedb"),
-        _hidden("--autoscale", type=Autoscale()),
+        _hidden("--autoscale", type=_autoscale),
         _hidden("--max-memory-per-child", type=int),
         _hidden("-D", "--detach", is_flag=True),
         _hidden("--executable"),
     ):
         function = declare(function)
     return function
+
+
+_LATER = frozenset(
+    {
+        "task_events",
+        "beat",
+        "schedule",
+        "scheduler",
+        "statedb",
+        "autoscale",
+        "max_memory_per_child",
+        "detach",
+        "executable",
+    }
+)
+
+
+class Given(TypedDict):
+    """The values of the worker's own options."""
+
+    settings: tuple[str, ...]
+    hostname: str | None
+    loglevel: str
+    logfile: str | None
+    concurrency: int | None
+    pool: str | None
+    queues: tuple[str, ...]
+    exclude_queues: tuple[str, ...]
+    include: tuple[str, ...]
+    purge: bool
+    time_limit: float | None
+    soft_time_limit: float | None
+    max_tasks_per_child: int | None
+    prefetch_multiplier: int | None
+    pidfile: str | None
+    uid: str | None
+    gid: str | None
+    umask: int | None
+    autoscale: int | None
 
 
 @subcommand("worker")
@@ -124,7 +149,13 @@ def _later(function: Callable[..., Any]) -> Callable[..., Any]:
     help="What to log.",
 )
 @option("-f", "--logfile", metavar="PATH", help="Log to this file instead of stderr; %n is the node.")
-@option("-c", "--concurrency", type=Concurrency(), help="Number of executors; auto: one per core.")
+@option(
+    "-c",
+    "--concurrency",
+    type=_concurrency,
+    metavar="N|auto",
+    help="Number of executors; auto: one per core.",
+)
 @option(
     "-P",
     "--pool",
@@ -133,9 +164,11 @@ def _later(function: Callable[..., Any]) -> Callable[..., Any]:
     callback=_pool,
     help="prefork: tasks run in executor processes; solo: one by one in this process, for debuggers.",
 )
-@option("-Q", "--queues", type=CommaList(), default=(), help="Queues to consume.")
-@option("-X", "--exclude-queues", type=CommaList(), default=(), help="Queues to leave out.")
-@option("-I", "--include", type=CommaList(), default=(), help="Modules to import beside the app.")
+@option("-Q", "--queues", type=comma_list, default="", metavar="A,B", help="Queues to consume.")
+@option("-X", "--exclude-queues", type=comma_list, default="", metavar="A,B", help="Queues to leave out.")
+@option(
+    "-I", "--include", type=comma_list, default="", metavar="A,B", help="Modules to import beside the app."
+)
 @option("--purge", "--discard", is_flag=True, help="Delete every waiting message before the start.")
 @option("--time-limit", type=POSITIVE, metavar="SECONDS", help="A task that runs longer is ended.")
 @option(
@@ -151,80 +184,74 @@ def _later(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Replace an executor after so many tasks.",
 )
 @option("--prefetch-multiplier", type=click.IntRange(min=0), metavar="N", help="worker_prefetch_multiplier.")
-@option("--pidfile", "pid_path", metavar="PATH", help="Write the process id here; refuse to run twice.")
+@option("--pidfile", metavar="PATH", help="Write the process id here; refuse to run twice.")
 @option("--uid", metavar="USER", help="Become this user, by name or number.")
 @option("--gid", metavar="GROUP", help="Become this group, by name or number.")
-@option("--umask", type=Octal(), help="Mode bits that new files do not get.")
+@option("--umask", type=_octal, metavar="OCTAL", help="Mode bits that new files do not get.")
 @_satisfied
 @_later
 @pass_general
-def command(
-    general: General,
-    *,
-    settings: tuple[str, ...],
-    hostname: str | None,
-    loglevel: str,
-    logfile: str | None,
-    concurrency: int | None,
-    pool: str | None,
-    queues: tuple[str, ...],
-    exclude_queues: tuple[str, ...],
-    include: tuple[str, ...],
-    purge: bool,
-    time_limit: float | None,
-    soft_time_limit: float | None,
-    max_tasks_per_child: int | None,
-    prefetch_multiplier: int | None,
-    pid_path: str | None,
-    uid: str | None,
-    gid: str | None,
-    umask: int | None,
-    **later: Any,
-) -> int:
+def command(general: General, **given: Unpack[Given]) -> int:
     """Run a worker: take tasks from the queues and run them.
 
     KEY=VALUE changes a setting: worker_lease=5, task.acks_late=false, task_routes=(json){...}.
     """
+    from celeriac.cli.pidfile import pidfile
+    from celeriac.cli.privileges import drop_privileges
+
+    options = worker_options(general, given)
+    _warn_of_later(general)
+    general.export()
+    if given["umask"] is not None:
+        os.umask(given["umask"])
+    drop_privileges(uid=given["uid"], gid=given["gid"])
+    with pidfile(options.pidfile):
+        return _run(options)
+
+
+def worker_options(general: General, given: Given) -> WorkerOptions:
+    """What the command line says, as the worker wants it.
+
+    Raises `click.UsageError`, and `ImproperlyConfigured` for a wrong setting.
+    """
+    from celeriac.cli.overrides import parse_overrides
+    from celeriac.settings import Settings
+    from celeriac.worker.options import WorkerOptions, node_name
+
     if general.app is None:
-        raise click.UsageError("A worker needs an app: -A proj")
-    overrides = parse_overrides(settings)
-    if prefetch_multiplier is not None:
-        overrides["worker_prefetch_multiplier"] = prefetch_multiplier
-    node = node_name(hostname)
-    _warn_of(later)
-    options = WorkerOptions(
+        raise click.UsageError("A worker needs an app: -A proj.")
+    overrides = parse_overrides(given["settings"])
+    if given["prefetch_multiplier"] is not None:
+        overrides["worker_prefetch_multiplier"] = given["prefetch_multiplier"]
+    Settings(overrides)  # refuses what no setting takes, before anything is started
+    node = node_name(given["hostname"])
+    return WorkerOptions(
         app=general.app,
         broker_url=general.broker_url,
         result_backend=general.result_backend,
         workdir=general.workdir,
         hostname=node,
         # a pool that cannot grow must be as large as it may get
-        concurrency=concurrency or later["autoscale"],
-        pool=pool,
-        queues=queues,
-        exclude_queues=exclude_queues,
-        include=include,
-        loglevel="CRITICAL" if loglevel == "FATAL" else loglevel,
-        logfile=_expand(logfile, node),
-        pidfile=_expand(pid_path, node),
-        purge=purge,
-        time_limit=time_limit,
-        soft_time_limit=soft_time_limit,
-        max_tasks_per_child=max_tasks_per_child,
+        concurrency=given["concurrency"] or given["autoscale"],
+        pool=given["pool"],
+        queues=given["queues"],
+        exclude_queues=given["exclude_queues"],
+        include=given["include"],
+        loglevel="CRITICAL" if given["loglevel"] == "FATAL" else given["loglevel"],
+        logfile=_expand(given["logfile"], node),
+        pidfile=_expand(given["pidfile"], node),
+        purge=given["purge"],
+        time_limit=given["time_limit"],
+        soft_time_limit=given["soft_time_limit"],
+        max_tasks_per_child=given["max_tasks_per_child"],
         overrides=overrides,
         color=False if general.no_color else None,
     )
-    general.export()
-    if umask is not None:
-        os.umask(umask)
-    drop_privileges(uid=uid, gid=gid)
-    with pidfile(options.pidfile):
-        return _run(options)
 
 
 def _run(options: WorkerOptions) -> int:
     if options.pool == "solo":
-        from celeriac.executor import solo
+        from celeriac.cli import solo
 
         return solo.run(options)
     from celeriac.worker import main
@@ -232,15 +259,18 @@ def _run(options: WorkerOptions) -> int:
     return main.run(options)
 
 
-def _warn_of(later: Mapping[str, Any]) -> None:
+def _warn_of_later(general: General) -> None:
     """Name, on one line, the given options that have no effect yet."""
-    given = [
+    context = click.get_current_context()
+    later = [
         param.opts[-1]
-        for param in click.get_current_context().command.params
-        if param.name in later and later[param.name]
+        for param in context.command.params
+        if param.name in _LATER and context.params[param.name]
     ]
-    if given:
-        warning(f"no effect in this version of celeriac: {', '.join(given)}")
+    if general.config:
+        later.append("--config")
+    if later:
+        warning(f"no effect in this version of celeriac: {', '.join(later)}")
 
 
 def _expand(path: str | None, node: str) -> str | None:

@@ -9,92 +9,89 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
+import os
 import time
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from celeriac import request as requests
-from celeriac import signals
-from celeriac.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded, WireError
+from celeriac.errors import Ignore, Reject, Retry, WireError
 from celeriac.executor import hooks
 from celeriac.executor.ended import Ended, by_verdict
 from celeriac.executor.outcomes import outcome_of, progress, refused
+from celeriac.executor.run import Emit, Run
 from celeriac.executor.runners.base import Guard
 from celeriac.request import Request
 from celeriac.states import FAILURE, IGNORED, REJECTED, RETRY, STARTED, SUCCESS
 from celeriac.wire import message as messages
 from celeriac.wire.frames import Call, Outcome, Update
-from celeriac.wire.message import Message
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
-    from celeriac.task import Task
 
 __all__ = ["Finished", "invoke"]
 
-#: Where a call reports states on the way; the worker stores them in order.
-Emit = Callable[[Update], None]
-
 
 class Finished(msgspec.Struct, frozen=True):
-    """The outcome for the worker, and what eager mode shows its caller."""
+    """The outcome for the worker, and how the call ended, which eager mode shows its caller."""
 
     outcome: Outcome
-    ended: Ended | None = None
+    ended: Ended
 
 
-def invoke(app: Celeriac, call: Call, *, hostname: str, guard: Guard, emit: Emit) -> Finished:
+def invoke(
+    app: Celeriac, call: Call, *, hostname: str, guard: Guard, emit: Emit, eager: bool = False
+) -> Finished:
     """Run one call to its outcome. Never raises what user code raised."""
     started = time.monotonic()
-    assert call.envelope is not None
     try:
-        message = messages.decode(call.envelope, accept=app.accepted_content)
-        task = app.tasks[message.task]
+        run = _read(app, call, hostname=hostname, guard=guard, emit=emit, eager=eager)
     except (WireError, KeyError) as exc:
-        return Finished(refused(app, call, exc))
-    request = Request.of(message, call=call, hostname=hostname)
-    token = requests.current.set(request)
+        return Finished(refused(app, call, exc), Ended(FAILURE, exception=exc))
+    token = requests.current.set(run.request)
     try:
-        if call.verdict is not None:
-            ended = by_verdict(call.verdict)
-        else:
-            ended = run(app, task, request, call=call, guard=guard, emit=emit)
-        outcome, ended = outcome_of(app, task, request, message, call, ended, emit)
+        ended = _run(run) if call.verdict is None else by_verdict(call.verdict)
+        outcome, ended = outcome_of(run, ended)
         runtime = time.monotonic() - started
-        hooks.after(task, request, ended, runtime)
-        outcome = msgspec.structs.replace(outcome, runtime=runtime)
+        hooks.after(run, ended, runtime)
     finally:
         requests.current.reset(token)
-    return Finished(outcome, ended)
+    return Finished(msgspec.structs.replace(outcome, runtime=runtime), ended)
 
 
-def run(
-    app: Celeriac, task: Task[..., Any], request: Request, *, call: Call, guard: Guard, emit: Emit
-) -> Ended:
+def _read(app: Celeriac, call: Call, *, hostname: str, guard: Guard, emit: Emit, eager: bool) -> Run:
+    """Decode the body and find the task. Raises `WireError` and `NotRegistered`."""
+    assert call.envelope is not None
+    message = messages.decode(call.envelope, accept=app.accepted_content)
+    task = app.tasks[message.task]
+    request = Request.of(message, call=None if eager else call, hostname=hostname)
+    if message.ignore_result is None:
+        request.ignore_result = bool(task.ignore_result)
+    run = Run(app, task, call, message, request, guard, emit)
+    request.report = lambda state, meta: emit(Update(call.number, progress(run, state, meta)))
+    return run
+
+
+def _run(run: Run) -> Ended:
     """Call the user's function and say how it ended."""
+    task, request, message = run.task, run.request, run.message
     try:
-        hooks.before(task, request)
+        hooks.before(run)
         if task.track_started and not request.ignore_result:
-            emit(Update(call.number, progress(app, request, STARTED)))
-        with guard():
-            value = task.run(*request.args, **request.kwargs)
+            meta = {"pid": os.getpid(), "hostname": request.hostname}
+            run.emit(Update(run.call.number, progress(run, STARTED, meta)))
+        with run.guard():
+            value = task.execute(message.args, message.kwargs)
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)
     except Retry as exc:
-        return Ended(RETRY, exception=exc, traceback=_traceback())
+        return Ended(RETRY, exception=exc, traceback=traceback.format_exc())
     except Ignore:
         return Ended(IGNORED)
     except Reject as exc:
         return Ended(REJECTED, exception=exc)
     except BaseException as exc:  # noqa: BLE001 boundary: the user's exception becomes the task's outcome
-        return Ended(FAILURE, exception=exc, traceback=_traceback())
+        return Ended(FAILURE, exception=exc, traceback=traceback.format_exc())
     return Ended(SUCCESS, value)
-
-
-def _traceback() -> str:
-    """The traceback of the exception under way, from the user's function on."""
-    return traceback.format_exc()

@@ -17,6 +17,7 @@ from celeriac.errors import ImproperlyConfigured
 from celeriac.topology import Binding, Exchange, ExchangeType, Queue
 
 __all__ = [
+    "Account",
     "ClassPath",
     "Concurrency",
     "DeliveryMode",
@@ -45,6 +46,8 @@ Seconds: TypeAlias = float
 Milliseconds: TypeAlias = int
 KiB: TypeAlias = int
 Path: TypeAlias = str
+#: A user, group or mask of file modes: by name, or as a number.
+Account: TypeAlias = str | int
 Level: TypeAlias = str
 TimeZone: TypeAlias = str
 #: One URL, or several joined by ``;``, to be tried in turn.
@@ -97,7 +100,7 @@ def _number(value: Any) -> int | float:
             value = int(value)
         except ValueError:
             value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124 (NaN)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # the last: NaN
         raise TypeError
     return value
 
@@ -125,6 +128,10 @@ def _bytes(value: Any) -> bytes:
 
 def _path(value: Any) -> str:
     return os.fsdecode(value)
+
+
+def _account(value: Any) -> str | int:
+    return _str(value) if isinstance(value, str) else _int(value)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -179,11 +186,9 @@ def _rate_limit(value: Any) -> str | float:
 
 
 def _level(value: Any) -> str:
-    import logging
+    from celeriac.log import level_name
 
-    from celeriac.log import level_number
-
-    return logging.getLevelName(level_number(value))
+    return level_name(value)
 
 
 def _time_zone(value: Any) -> str:
@@ -243,7 +248,8 @@ def _binding(value: Any) -> Binding:
     if not isinstance(value, Mapping):
         return value
     fields = dict(cast("Mapping[str, Any]", value))
-    return Binding(**{**fields, "exchange": _exchange(fields.get("exchange"), "direct") or Exchange()})
+    exchange = _exchange(fields.pop("exchange", None), "direct") or Exchange()
+    return Binding(exchange, **fields)
 
 
 def _choice(*choices: str) -> Kind:
@@ -282,6 +288,7 @@ KINDS: dict[str, Kind] = {
     "str": Kind("a string", _str),
     "bytes": Kind("bytes or a string", _bytes),
     "Path": Kind("a path", _path),
+    "Account": Kind("a name or a number", _account),
     "Level": Kind("a log level", _level),
     "TimeZone": Kind("the name of a time zone", _time_zone),
     "Url": Kind("a URL, or a list of URLs to try in turn", _url),

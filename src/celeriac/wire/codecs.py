@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, NamedTuple, cast
+from importlib import import_module
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -33,7 +34,7 @@ from celeriac.errors import (
     MissingExtra,
 )
 
-__all__ = ["TRUSTED", "Encoded", "accepted", "decode", "dumps", "encode", "loads", "register"]
+__all__ = ["TRUSTED", "Encoded", "accepted", "decode", "dumps", "encode", "loads", "optional", "register"]
 
 #: Content types that are only text or bytes, and need no permission.
 TRUSTED = frozenset({"application/data", "application/text", "text/plain"})
@@ -120,6 +121,14 @@ def register(
     codec = _Codec(name, encode, decode, content_type, content_encoding)
     _by_name[name] = codec
     _by_content_type[content_type] = codec
+
+
+def optional(module: str, *, extra: str, purpose: str) -> Any:
+    """Import the library of an optional codec. Raises `MissingExtra`, which names the extra that brings it."""
+    try:
+        return import_module(module)
+    except ImportError as exc:
+        raise MissingExtra(module, extra, purpose) from exc
 
 
 def _named(name: str) -> _Codec:
@@ -239,35 +248,20 @@ def _encode_pickle(value: Any) -> bytes:
 
 
 def _encode_yaml(value: Any) -> str:
-    return _yaml().safe_dump(value)
+    return optional("yaml", extra="yaml", purpose="the yaml serializer").safe_dump(value)
 
 
 def _decode_yaml(data: bytes) -> Any:
-    return _yaml().safe_load(data.decode())
-
-
-def _yaml() -> Any:
-    try:
-        import yaml  # noqa: PLC0415 an optional extra
-    except ImportError as exc:
-        raise MissingExtra("yaml", "yaml", "the yaml serializer") from exc
-    return yaml
+    return optional("yaml", extra="yaml", purpose="the yaml serializer").safe_load(data.decode())
 
 
 def _encode_msgpack(value: Any) -> bytes:
-    return _msgpack().packb(value, use_bin_type=True)
+    return optional("msgpack", extra="msgpack", purpose="the msgpack serializer").packb(value)
 
 
 def _decode_msgpack(data: bytes) -> Any:
-    return _msgpack().unpackb(data, raw=False, strict_map_key=False)
-
-
-def _msgpack() -> Any:
-    try:
-        import msgpack  # noqa: PLC0415 an optional extra
-    except ImportError as exc:
-        raise MissingExtra("msgpack", "msgpack", "the msgpack serializer") from exc
-    return cast(Any, msgpack)
+    msgpack = optional("msgpack", extra="msgpack", purpose="the msgpack serializer")
+    return msgpack.unpackb(data, strict_map_key=False)
 
 
 def _encode_raw(value: Any) -> bytes:

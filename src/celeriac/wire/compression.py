@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from celeriac.errors import DecodeError, ImproperlyConfigured, MissingExtra
+from celeriac.errors import DecodeError, ImproperlyConfigured
+from celeriac.wire.codecs import optional
 
 __all__ = ["compress", "decompress"]
 
@@ -46,11 +47,7 @@ def decompress(data: bytes, mime: str) -> bytes:
 
 
 def _brotli() -> Any:
-    try:
-        import brotli  # noqa: PLC0415 an optional extra
-    except ImportError as exc:
-        raise MissingExtra("brotli", "brotli", "brotli compression") from exc
-    return brotli
+    return optional("brotli", extra="brotli", purpose="brotli compression")
 
 
 def _compress_brotli(data: bytes) -> bytes:
@@ -66,11 +63,7 @@ def _decompress_brotli(data: bytes) -> bytes:
 
 
 def _zstandard() -> Any:
-    try:
-        import zstandard  # noqa: PLC0415 an optional extra
-    except ImportError as exc:
-        raise MissingExtra("zstandard", "zstd", "zstd compression") from exc
-    return zstandard
+    return optional("zstandard", extra="zstd", purpose="zstd compression")
 
 
 def _compress_zstd(data: bytes) -> bytes:
@@ -95,7 +88,7 @@ _METHODS = {
     for method in (
         # Celery says gzip and means a zlib stream.
         _Compression("application/x-gzip", ("gzip", "zlib"), zlib.compress, zlib.decompress),
-        _Compression("application/x-bz2", ("bzip2", "bzip", "bz2"), bz2.compress, bz2.decompress),
+        _Compression("application/x-bz2", ("bzip2", "bzip"), bz2.compress, bz2.decompress),
         _Compression("application/x-lzma", ("lzma", "xz"), lzma.compress, lzma.decompress),
         _Compression("application/x-brotli", ("brotli",), _compress_brotli, _decompress_brotli),
         _Compression("application/zstd", ("zstd", "zstandard"), _compress_zstd, _decompress_zstd),

@@ -1,15 +1,64 @@
-"""A message as a broker carries it: opaque body, readable headers."""
+"""A message as a broker carries it: opaque body, readable headers.
+
+`to_virtual` and `from_virtual` are the JSON form it has on every server that has no properties of its own
+(wire-protocol §4).
+"""
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from celeriac.errors import DecodeError
 from celeriac.topology import Queue
+from celeriac.wire import codecs
 
-__all__ = ["Envelope", "Outgoing"]
+__all__ = ["TASK_HEADERS", "TASK_PROPERTIES", "Envelope", "Outgoing", "from_virtual", "to_virtual", "unplain"]
+
+#: The headers of task protocol 2; all others are the sender's own.
+TASK_HEADERS = frozenset(
+    {
+        "lang",
+        "task",
+        "id",
+        "shadow",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "retries",
+        "timelimit",
+        "root_id",
+        "parent_id",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+        "ignore_result",
+        "replaced_task_nesting",
+        "stamped_headers",
+        "stamps",
+        "compression",
+    }
+)
+
+#: The properties that celeriac writes or a transport adds; all others are the sender's own.
+TASK_PROPERTIES = frozenset(
+    {
+        "correlation_id",
+        "reply_to",
+        "delivery_mode",
+        "expiration",
+        "priority",
+        "content_type",
+        "content_encoding",
+        "delivery_info",
+        "delivery_tag",
+        "body_encoding",
+    }
+)
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -45,3 +94,57 @@ class Outgoing(msgspec.Struct, frozen=True, array_like=True):
     priority: int = 0
     due: datetime | None = None
     queue: Queue | None = None
+
+
+def unplain(value: object) -> str | None:
+    """Why `value` cannot travel outside a body, as a header or property, to an executor; None where it can."""
+    try:
+        msgspec.msgpack.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        return str(exc)
+    return None
+
+
+def to_virtual(envelope: Envelope, *, exchange: str, routing_key: str, delivery_tag: str) -> bytes:
+    """The envelope as JSON, body in base64. `delivery_tag` is the sender's choice, unique (a UUID4)."""
+    headers, properties = envelope.headers, envelope.properties
+    document = {
+        "body": base64.b64encode(envelope.body).decode("ascii"),
+        "content-encoding": envelope.content_encoding,
+        "content-type": envelope.content_type,
+        "headers": headers,
+        "properties": {
+            **properties,
+            "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+            "priority": properties.get("priority", 0),
+            "body_encoding": "base64",
+            "delivery_tag": delivery_tag,
+        },
+    }
+    if headers.keys() <= TASK_HEADERS and properties.keys() <= TASK_PROPERTIES and not headers.get("stamps"):
+        return msgspec.json.encode(document)
+    # Values of the sender's own may need Celery's extension types.
+    return codecs.dumps(document, "json")
+
+
+def from_virtual(data: bytes) -> Envelope:
+    """Read what `to_virtual` or Celery wrote. Raises `DecodeError` where it is no envelope."""
+    try:
+        document = msgspec.convert(codecs.loads(data, "json"), _Virtual)
+        headers, properties = document.headers or {}, document.properties or {}
+        body = document.body.encode()
+        if properties.pop("body_encoding", None) == "base64":
+            body = base64.b64decode(body)
+    except (msgspec.ValidationError, ValueError) as exc:
+        raise DecodeError(f"not a message envelope: {exc}") from exc
+    if reason := unplain((headers, properties)):
+        raise DecodeError(f"headers or properties are not plain values: {reason}")
+    return Envelope(body, document.content_type or "", document.content_encoding or "", headers, properties)
+
+
+class _Virtual(msgspec.Struct, rename="kebab"):
+    body: str
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: dict[str, Any] | None = None
+    properties: dict[str, Any] | None = None

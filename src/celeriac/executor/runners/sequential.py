@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -58,7 +58,7 @@ class SequentialRunner(Runner):
                 _raise_in(self._thread, type(_exception(what)))
 
     @contextmanager
-    def _guard(self, call: Call) -> Iterator[None]:
+    def _guard(self, call: Call) -> Generator[None, None, None]:
         self._open = call.number
         try:
             yield

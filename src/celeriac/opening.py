@@ -1,0 +1,38 @@
+"""What the settings tell a broker and a result backend beside their URLs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celeriac.backends.base import BackendOptions
+from celeriac.brokers.base import BrokerOptions
+
+if TYPE_CHECKING:
+    from celeriac.settings import Settings
+
+__all__ = ["backend_options", "broker_options"]
+
+#: Settings of single kinds of result backends; each backend reads its own.
+_OF_BACKENDS = (
+    "arangodb_", "azureblockblob_", "cache_", "cassandra_", "cosmosdbsql_", "couchbase_", "database_", "dynamodb_",
+    "elasticsearch_", "firestore_", "gcs_", "mongodb_", "redis_", "s3_",
+)  # fmt: skip
+
+
+def broker_options(settings: Settings) -> BrokerOptions:
+    """Options of the broker of these settings."""
+    return BrokerOptions(
+        publish_timeout=settings.broker_publish_timeout,
+        lease=settings.worker_lease,
+        transport=settings.broker_transport_options,
+    )
+
+
+def backend_options(settings: Settings) -> BackendOptions:
+    """Options of the result backend of these settings: ``result_backend_transport_options``, and under their own
+    names the settings of its kind (``database_table_names`` …) that somebody set."""
+    own = {name: value for name, value in settings.changes.items() if name.startswith(_OF_BACKENDS)}
+    return BackendOptions(
+        expires=settings.result_expires or None,
+        transport={**own, **settings.result_backend_transport_options},
+    )

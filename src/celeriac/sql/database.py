@@ -1,0 +1,188 @@
+"""One database as this process sees it: transactions, plain reads, and waiting until something changed.
+
+Statements are written once, in the SQL that every supported database speaks: ``?`` for a value, ``[…]`` around
+what is repeated for each of several (``IN ([?])``, ``VALUES [(?, ?)]``). What differs lives in the subclass, one per
+kind of database (`celeriac.sql.sqlite`).
+
+They go to the driver as they are. SQLAlchemy's 50-100 µs a statement would double what a task costs here, and
+importing it costs every producer 0.17 s and every worker 17 MB; it is met in `Database.borrow` only, where a
+user brings a transaction of his own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, ClassVar
+
+__all__ = ["Database", "Transaction", "Waiter"]
+
+#: Rows of one INSERT, ids of one list. SQLite once took no more than 999 values in a statement.
+_ROWS = 64
+_IDS = 512
+
+
+@lru_cache(maxsize=512)
+def _written(sql: str, times: int, placeholder: str) -> str:
+    """`sql` with what is in brackets repeated, as the driver wants its placeholders."""
+    before, _, rest = sql.partition("[")
+    item, _, after = rest.partition("]")
+    return (before + ", ".join([item] * times) + after).replace("?", placeholder)
+
+
+class Transaction:
+    """Statements: those of one transaction, or each by itself (`Database.reading`)."""
+
+    __slots__ = ("_execute", "_placeholder")
+
+    def __init__(self, execute: Callable[[str, Sequence[Any]], Any], placeholder: str = "?") -> None:
+        self._execute = execute
+        self._placeholder = placeholder
+
+    def run(self, sql: str, *values: Any) -> int:
+        """Run a statement; returns how many rows it touched."""
+        return self._execute(_written(sql, 1, self._placeholder), values).rowcount
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._execute(_written(sql, 1, self._placeholder), values).fetchall()
+
+    def each(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Rows one at a time, for who may not want all."""
+        cursor = self._execute(_written(sql, 1, self._placeholder), values)
+        try:
+            yield from cursor
+        finally:
+            cursor.close()
+
+    def insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Run ``INSERT … VALUES [(?, …)]`` for all `rows`.
+
+        In powers of two: so the driver finds its statements prepared, and several rows in one statement cost
+        half of what ``executemany`` does.
+        """
+        at, left = 0, len(rows)
+        while left:
+            size = min(_ROWS, 1 << (left.bit_length() - 1))
+            values = [value for row in rows[at : at + size] for value in row]
+            self._execute(_written(sql, size, self._placeholder), tuple(values))
+            at, left = at + size, left - size
+
+    def run_in(self, sql: str, ids: Sequence[Any], *values: Any) -> int:
+        """Run ``… IN ([?])``, which is the last of the statement, for all `ids`; returns the rows touched."""
+        return sum(self._execute(part, given).rowcount for part, given in self._lists(sql, ids, values))
+
+    def rows_in(self, sql: str, ids: Sequence[Any], *values: Any) -> list[tuple[Any, ...]]:
+        lists = self._lists(sql, ids, values)
+        return [row for part, given in lists for row in self._execute(part, given).fetchall()]
+
+    def _lists(
+        self, sql: str, ids: Sequence[Any], values: tuple[Any, ...]
+    ) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for at in range(0, len(ids), _IDS):
+            part = ids[at : at + _IDS]
+            size = 1 << (len(part) - 1).bit_length()
+            # Filled up with the last one, which changes nothing.
+            yield (
+                _written(sql, size, self._placeholder),
+                (*values, *part, *[part[-1]] * (size - len(part))),
+            )
+
+
+class Waiter(ABC):
+    """Waits for changes, for one thread::
+
+        with waiter:
+            while not (found := look()):
+                if waiter.wait(timeout):
+                    break
+
+    What changes after the ``with`` was entered ends the next `wait`, so nothing is missed between look and wait.
+    """
+
+    @abstractmethod
+    def __enter__(self) -> Waiter: ...
+
+    @abstractmethod
+    def __exit__(self, *exc: object) -> None: ...
+
+    @abstractmethod
+    def wait(self, timeout: float) -> bool:
+        """Wait until something may have changed, at most `timeout` seconds. True if somebody called `wake`."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """End the present `wait`, or the next one. From any thread, and from a signal handler."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what it waits on, once it does not wait any more; wakes it."""
+
+
+class Database(ABC):
+    """1. Runs transactions that write, and reads outside of them.
+    2. Tells whoever waits that something changed.
+    3. Turns the driver's errors into ours, in one place.
+
+    Thread-safe, usable after a fork; connects when it is first used, and again after `close`. There is one per
+    database and process (`celeriac.sql.open_database`).
+    """
+
+    #: What the database is called in messages to people: no secrets.
+    name: str
+    #: How it calls the column types of `celeriac.sql.schema`.
+    types: ClassVar[Mapping[str, str]]
+    #: Written behind a SELECT whose rows are then changed.
+    for_update: ClassVar[str] = ""
+    #: The same, without those that another transaction is about to change.
+    skip_locked: ClassVar[str] = ""
+
+    @abstractmethod
+    def incarnation(self) -> int:
+        """Changes when another database took the place of the one we knew: its tables are to be looked at anew."""
+
+    @abstractmethod
+    def transaction(self, timeout: float) -> AbstractContextManager[Transaction]:
+        """A transaction that writes: committed at the end, rolled back by an exception.
+
+        Waits up to `timeout` seconds for other writers. Raises `ConnectionLost` where trying again later may help
+        (it is locked, full, away), `OperationalError` where somebody has to repair something first, and
+        `ImproperlyConfigured` where the URL leads nowhere.
+        """
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Transaction]:
+        """Statements that only read, each seeing the latest that was committed. Errors as in `transaction`."""
+
+    @abstractmethod
+    def borrow(self, transaction: Any) -> Transaction:
+        """Statements within a SQLAlchemy ``Connection`` or ``Session`` on this very database.
+
+        Raises `TypeError` where it is none or on another database; errors of the database are SQLAlchemy's.
+        """
+
+    @abstractmethod
+    def columns(self, transaction: Transaction, table: str) -> Collection[str]:
+        """Names of a table's columns; empty where there is no such table."""
+
+    @abstractmethod
+    def waiter(self, topics: Collection[str]) -> Waiter:
+        """Someone who waits for changes, above all for those that are rung for under one of `topics`."""
+
+    @abstractmethod
+    def ring(self, topics: Collection[str], number: int) -> None:
+        """Wake up to `number` of those who wait for one of `topics`. Never blocks, never fails."""
+
+    @abstractmethod
+    def from_instant(self, instant: datetime) -> Any:
+        """An aware instant as Celery's tables keep it: UTC, without saying so."""
+
+    @abstractmethod
+    def to_instant(self, value: Any) -> datetime | None:
+        """What such a column holds, as an aware instant."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close connections; those in use close as soon as they are not."""

@@ -1,0 +1,149 @@
+"""Real workers as real processes, for the system tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["WorkerProcess", "children", "eventually"]
+
+
+def eventually(condition: Callable[[], object], *, within: float = 30.0, what: str = "") -> None:
+    """Poll until `condition` holds; fail after `within` seconds. For conditions that nothing announces."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen within {within}s: {what or condition}"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the living children of a process."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(each) for each in listed if not is_dead(int(each))]
+
+
+def is_dead(pid: int) -> bool:
+    """Gone, or a zombie that only waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+class WorkerProcess:
+    """``celeriac -A tasks worker`` in `folder`. Collects what it prints; knows its processes."""
+
+    def __init__(self, folder: Path, *options: str, app: str = "tasks", executors: int = 2) -> None:
+        self.folder = folder
+        self.output: list[str] = []
+        self._changed = threading.Condition()
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "celeriac", "-A", app, "worker", "-l", "info"),
+                *("-c", str(executors), *options),
+            ],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.output.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_for(self, text: str, *, within: float = 30.0, times: int = 1) -> None:
+        """Wait until a line with `text` was printed, so many times."""
+
+        def seen() -> bool:
+            return sum(text in line for line in self.output) >= times
+
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: seen() or self.process.poll() is not None, within
+            ), f"not printed within {within}s: {text!r}\n{self.text}"
+        assert seen(), f"the worker ended ({self.process.poll()}) before it printed {text!r}\n{self.text}"
+
+    def ready(self) -> WorkerProcess:
+        """Wait until it takes tasks."""
+        self.wait_for("ready.")
+        return self
+
+    @property
+    def text(self) -> str:
+        return "".join(self.output)
+
+    @property
+    def nursery(self) -> int:
+        """Process id of the nursery."""
+        found = children(self.process.pid)
+        assert len(found) == 1, found
+        return found[0]
+
+    def executors(self) -> list[int]:
+        """Process ids of the living executors."""
+        return [each for nursery in children(self.process.pid) for each in children(nursery)]
+
+    def family(self) -> list[int]:
+        """Every process of this worker."""
+        return [self.process.pid, *children(self.process.pid), *self.executors()]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL the parent, wait for its death."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 30.0) -> int:
+        """Shut down and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(within)
+        self._reader.join(within)
+        return status
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        family: Iterable[int] = self.family() if self.process.poll() is None else ()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pid in family:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._reader.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        if kind is not None:
+            sys.stderr.write(f"--- output of the worker ---\n{self.text}")
