@@ -16,6 +16,7 @@
 from celeriac.app import Celeriac
 from celeriac.canvas import Chain, Signature, chain, maybe_signature, signature, subtask
 from celeriac.control import Control
+from celeriac.current import current_app, current_task
 from celeriac.decorators import shared_task
 from celeriac.ids import uuid
 from celeriac.request import Request

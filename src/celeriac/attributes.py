@@ -1,10 +1,11 @@
-"""Where the attributes of a task get their values from, beside its own: settings and ``task_annotations``."""
+"""The attributes of a task, and where they get their values from beside it: settings and ``task_annotations``."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from types import MethodType
+from datetime import datetime
+from types import MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 from celeriac.settings.sources import find_object
@@ -12,7 +13,7 @@ from celeriac.settings.sources import find_object
 if TYPE_CHECKING:
     from celeriac.task import Task
 
-__all__ = ["CALL_OPTIONS", "FromSetting", "annotate", "explicit", "from_setting"]
+__all__ = ["CALL_OPTIONS", "FromSetting", "TaskOptions", "annotate", "explicit"]
 
 #: Attributes that are options of a call, where the call does not give them.
 CALL_OPTIONS = (
@@ -44,9 +45,73 @@ class FromSetting:
         return next((value for name in self._settings if (value := getattr(conf, name)) is not None), None)
 
 
-def from_setting(*settings: str) -> Any:
+def _from_setting(*settings: str) -> Any:
     """A `FromSetting`, for an attribute that is annotated with the type of its value."""
     return FromSetting(*settings)
+
+
+class TaskOptions:
+    """The attributes of every task; each can be given to ``@app.task`` and set in a subclass."""
+
+    #: Key in the registry: ``module.function`` unless given.
+    name: str = ""
+    #: Check arguments where they are sent; None: as the app's ``strict_typing``.
+    typing: bool | None = None
+
+    # Where and how its messages go; options of `apply_async` win.
+    queue: Any = None
+    exchange: Any = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
+    delivery_mode: int | None = None
+    expires: float | datetime | None = None
+    compression: str | None = None
+    serializer: str | None = _from_setting("task_serializer")
+    priority: int | None = _from_setting("task_default_priority")
+
+    #: How often `retry` may run it again; None: without end.
+    max_retries: int | None = 3
+    #: Seconds until then, where `retry` is not told.
+    default_retry_delay: float = 180
+    #: Exceptions after which it is retried without being asked to, and exceptions among these that are final.
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    #: Arguments of `retry` for these.
+    retry_kwargs: Mapping[str, Any] = MappingProxyType({})
+    #: Wait 1, 2, 4 … seconds (a number: times as much), at most `retry_backoff_max`; `retry_jitter` spreads them.
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600
+    retry_jitter: bool = True
+
+    #: Seconds a call may run: at the soft limit `SoftTimeLimitExceeded` is raised in it, at the hard one it is killed.
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    #: Calls of this task a worker starts: ``"10/m"``, or a number for each second.
+    rate_limit: str | float | None = _from_setting("task_default_rate_limit")
+
+    ignore_result: bool | None = _from_setting("task_ignore_result")
+    store_errors_even_if_ignored: bool | None = _from_setting("task_store_errors_even_if_ignored")
+    store_eager_result: bool | None = _from_setting("task_store_eager_result")
+    track_started: bool | None = _from_setting("task_track_started")
+    acks_late: bool | None = _from_setting("task_acks_late")
+    acks_on_failure_or_timeout: bool | None = _from_setting("task_acks_on_failure_or_timeout")
+    acks_on_failure: bool | None = _from_setting("task_acks_on_failure", "task_acks_on_failure_or_timeout")
+    acks_on_timeout: bool | None = _from_setting("task_acks_on_timeout", "task_acks_on_failure_or_timeout")
+    reject_on_worker_lost: bool | None = _from_setting("task_reject_on_worker_lost")
+    retry_on_worker_lost: bool | None = _from_setting("task_retry_on_worker_lost")
+    #: Exceptions that are part of normal life: logged in one line.
+    throws: tuple[type[BaseException], ...] = ()
+    #: Remember the tasks it sends as its children.
+    trail: bool = True
+    send_events: bool = True
+    #: Longest `repr` of a result in logs and events, characters.
+    resultrepr_maxsize: int = 1024
+
+    #: Make pydantic models of the arguments that are annotated so, and dump the one it returns.
+    pydantic: bool = False
+    pydantic_strict: bool = False
+    pydantic_context: Mapping[str, Any] | None = None
+    pydantic_dump_kwargs: Mapping[str, Any] | None = None
 
 
 def explicit(task: Task[..., Any], name: str) -> Any:

@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from types import FunctionType, MappingProxyType, MethodType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from celeriac import registry
 from celeriac.arguments import Models, Parameters
-from celeriac.attributes import CALL_OPTIONS, FromSetting, explicit, from_setting
+from celeriac.attributes import CALL_OPTIONS, FromSetting, TaskOptions, explicit
 from celeriac.canvas.signature import Signature
 from celeriac.errors import Ignore, MaxRetriesExceededError, OperationalError, Reject, Retry
 from celeriac.request import Request, current
@@ -42,7 +42,7 @@ else:
 __all__ = ["Task"]
 
 
-class Task(Generic[P, R_co]):
+class Task(TaskOptions, Generic[P, R_co]):
     """A task of an app. ``@app.task`` makes one of a function; a subclass with a `run` method is one, too.
 
     1. Called, it is the function: ``add(2, 3)``.
@@ -53,66 +53,6 @@ class Task(Generic[P, R_co]):
 
     There is one object per task and process: what its ``__init__`` sets up is shared by all calls.
     """
-
-    #: Key in the registry: ``module.function`` unless given.
-    name: str = ""
-    #: Check arguments where they are sent; None: as the app's ``strict_typing``.
-    typing: bool | None = None
-
-    # Where and how its messages go; options of `apply_async` win.
-    queue: Any = None
-    exchange: Any = None
-    exchange_type: str | None = None
-    routing_key: str | None = None
-    delivery_mode: int | None = None
-    expires: float | datetime | None = None
-    compression: str | None = None
-    serializer: str | None = from_setting("task_serializer")
-    priority: int | None = from_setting("task_default_priority")
-
-    #: How often `retry` may run it again; None: without end.
-    max_retries: int | None = 3
-    #: Seconds until then, where `retry` is not told.
-    default_retry_delay: float = 180
-    #: Exceptions after which it is retried without being asked to, and exceptions among these that are final.
-    autoretry_for: tuple[type[BaseException], ...] = ()
-    dont_autoretry_for: tuple[type[BaseException], ...] = ()
-    #: Arguments of `retry` for these.
-    retry_kwargs: Mapping[str, Any] = MappingProxyType({})
-    #: Wait 1, 2, 4 … seconds (a number: times as much), at most `retry_backoff_max`; `retry_jitter` spreads them.
-    retry_backoff: bool | float = False
-    retry_backoff_max: float = 600
-    retry_jitter: bool = True
-
-    #: Seconds a call may run: at the soft limit `SoftTimeLimitExceeded` is raised in it, at the hard one it is killed.
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    #: Calls of this task a worker starts: ``"10/m"``, or a number for each second.
-    rate_limit: str | float | None = from_setting("task_default_rate_limit")
-
-    ignore_result: bool | None = from_setting("task_ignore_result")
-    store_errors_even_if_ignored: bool | None = from_setting("task_store_errors_even_if_ignored")
-    store_eager_result: bool | None = from_setting("task_store_eager_result")
-    track_started: bool | None = from_setting("task_track_started")
-    acks_late: bool | None = from_setting("task_acks_late")
-    acks_on_failure_or_timeout: bool | None = from_setting("task_acks_on_failure_or_timeout")
-    acks_on_failure: bool | None = from_setting("task_acks_on_failure", "task_acks_on_failure_or_timeout")
-    acks_on_timeout: bool | None = from_setting("task_acks_on_timeout", "task_acks_on_failure_or_timeout")
-    reject_on_worker_lost: bool | None = from_setting("task_reject_on_worker_lost")
-    retry_on_worker_lost: bool | None = from_setting("task_retry_on_worker_lost")
-    #: Exceptions that are part of normal life: logged in one line.
-    throws: tuple[type[BaseException], ...] = ()
-    #: Remember the tasks it sends as its children.
-    trail: bool = True
-    send_events: bool = True
-    #: Longest `repr` of a result in logs and events, characters.
-    resultrepr_maxsize: int = 1024
-
-    #: Make pydantic models of the arguments that are annotated so, and dump the one it returns.
-    pydantic: bool = False
-    pydantic_strict: bool = False
-    pydantic_context: Mapping[str, Any] | None = None
-    pydantic_dump_kwargs: Mapping[str, Any] | None = None
 
     MaxRetriesExceededError = MaxRetriesExceededError
     OperationalError = OperationalError
@@ -143,6 +83,10 @@ class Task(Generic[P, R_co]):
             cls = type(self)
             main = None if app is None else app.main
             self.name = f"{registry.module_name(cls.__module__, main)}.{cls.__name__}"
+        for name in ("autoretry_for", "dont_autoretry_for", "throws"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                setattr(self, name, (value,) if isinstance(value, type) else tuple(value))
         if self.soft_time_limit and self.time_limit and self.soft_time_limit > self.time_limit:
             raise ValueError(
                 f"task {self.name}: soft_time_limit ({self.soft_time_limit} s) is longer than"
@@ -154,7 +98,7 @@ class Task(Generic[P, R_co]):
     def configure(self, options: Mapping[str, Any]) -> None:
         """Set attributes; functions among them become methods. Raises `TypeError` for a misspelt one."""
         for name, value in options.items():
-            if not hasattr(type(self), name) and (hint := did_you_mean(name, _option_names())):
+            if not hasattr(type(self), name) and (hint := did_you_mean(name, vars(TaskOptions))):
                 raise TypeError(f"task {self.name}: there is no option {name!r}{hint}")
             if value is None and isinstance(inspect.getattr_static(type(self), name, None), FromSetting):
                 continue
@@ -219,10 +163,10 @@ class Task(Generic[P, R_co]):
         """
         if self.pydantic:
             args, kwargs = self._pydantic().validated(tuple(args), kwargs)
-        function: Callable[..., Any] = self.run
-        if type(self).__call__ is not Task.__call__ and (request := current.get()) is not None:
-            request.starting = True  # a subclass runs code around the function
-            function = self
+        around = type(self).__call__ is not Task.__call__  # a subclass runs code around the function
+        if around and (request := current.get()) is not None:
+            request.starting = True
+        function = cast("Callable[..., Any]", self if around else self.run)
         try:
             value = function(*args, **kwargs)
         except self.autoretry_for as exc:
@@ -498,7 +442,3 @@ def _find(name: str, module: str) -> Task[..., Any]:
         __import__(module)
         app = registry.current_app()
     return app.tasks[name]
-
-
-def _option_names() -> list[str]:
-    return [name for name in vars(Task) if not name.startswith("_")]

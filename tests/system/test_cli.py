@@ -327,7 +327,7 @@ def test_options_without_effect_are_named_once(folder: Path) -> None:
     line = "-A tasks worker -B -E -S x.db --without-gossip --pidfile no/w.pid"
     done = celeriac(*line.split(), folder=folder)
     warning, error = done.stderr.splitlines()
-    assert warning == "Warning: no effect in this version of celeriac: --statedb, --beat, --task-events"
+    assert warning == "Warning: no effect in this version of celeriac: --task-events, --beat, --statedb"
     assert error.startswith("Error: pidfile ")
     assert celeriac(*line.split(), "-q", folder=folder).stderr.count("\n") == 1
 

@@ -13,21 +13,21 @@ from celeriac.app import Celeriac
 from celeriac.errors import ImproperlyConfigured
 from celeriac.loading import load_app
 
-Project = Callable[..., None]
+Project = Callable[[dict[str, str]], None]
 
 APP = "from celeriac import Celeriac\n{name} = Celeriac('{main}')\n"
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """Write modules (``a_b="…"`` is ``a/b.py``, ``a=…`` is ``a.py``) into a fresh working directory."""
+    """Write these files into a fresh working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     before = set(sys.modules)
 
-    def write(**modules: str) -> None:
-        for name, source in modules.items():
-            path = tmp_path / f"{name.replace('__', '/')}.py"
+    def write(files: dict[str, str]) -> None:
+        for name, source in files.items():
+            path = tmp_path / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(textwrap.dedent(source))
         importlib.invalidate_caches()
@@ -46,13 +46,13 @@ def refusal(spec: str, **options: object) -> str:
 
 @pytest.mark.parametrize("name", ["app", "celeriac", "celery", "anything"])
 def test_app_is_found_in_the_module_under(project: Project, name: str) -> None:
-    project(proj=APP.format(name=name, main="found"))
+    project({"proj.py": APP.format(name=name, main="found")})
     assert load_app("proj").main == "found"
 
 
 @pytest.mark.parametrize("file", ["celeriac", "celery"])
 def test_app_is_found_in_the_module_below_the_package(project: Project, file: str) -> None:
-    project(proj____init__="", **{f"proj__{file}": APP.format(name="app", main="found")})
+    project({"proj/__init__.py": "", f"proj/{file}.py": APP.format(name="app", main="found")})
     assert load_app("proj").main == "found"
 
 
@@ -60,15 +60,17 @@ def test_what_is_tried_first(project: Project) -> None:
     apps = {"other": "5", "celery": "3", "celeriac": "2", "app": "1"}
     source = "".join(APP.format(name=name, main=main) for name, main in apps.items())
     project(
-        one=source,
-        two="from one import other, celery, celeriac",
-        three="from one import other, celery",
-        four="app = celeriac = celery = 'no app'\nfrom one import other",
-        five____init__="from one import other",
-        five__celeriac=APP.format(name="app", main="below"),
-        six____init__="",
-        six__celeriac=APP.format(name="app", main="below celeriac"),
-        six__celery=APP.format(name="app", main="below celery"),
+        {
+            "one.py": source,
+            "two.py": "from one import other, celery, celeriac",
+            "three.py": "from one import other, celery",
+            "four.py": "app = celeriac = celery = 'no app'\nfrom one import other",
+            "five/__init__.py": "from one import other",
+            "five/celeriac.py": APP.format(name="app", main="below"),
+            "six/__init__.py": "",
+            "six/celeriac.py": APP.format(name="app", main="below celeriac"),
+            "six/celery.py": APP.format(name="app", main="below celery"),
+        }
     )
     found = [load_app(spec).main for spec in ("one", "two", "three", "four", "five", "six")]
     assert found == ["1", "2", "3", "5", "5", "below celeriac"]
@@ -76,8 +78,10 @@ def test_what_is_tried_first(project: Project) -> None:
 
 def test_submodule_that_the_package_imports_is_no_obstacle(project: Project) -> None:
     project(
-        proj____init__="from proj import celery",
-        proj__celery=APP.format(name="made_here", main="found"),
+        {
+            "proj/__init__.py": "from proj import celery",
+            "proj/celery.py": APP.format(name="made_here", main="found"),
+        }
     )
     assert load_app("proj").main == "found"
 
@@ -87,10 +91,12 @@ def test_submodule_that_the_package_imports_is_no_obstacle(project: Project) -> 
     ["proj.sub:app", "proj.sub:holder.inner.app", "proj.sub.app", "proj.sub", "proj:sub"],
 )
 def test_app_is_named_outright(project: Project, spec: str) -> None:
+    holder = "class holder:\n    class inner:\n        app = app\n"
     project(
-        proj____init__="from proj import sub",
-        proj__sub=APP.format(name="app", main="found")
-        + "class holder:\n    class inner:\n        app = app\n",
+        {
+            "proj/__init__.py": "from proj import sub",
+            "proj/sub.py": APP.format(name="app", main="found") + holder,
+        }
     )
     assert load_app(spec).main == "found"
 
@@ -117,15 +123,17 @@ def test_app_is_named_outright(project: Project, spec: str) -> None:
     ],
 )
 def test_error_says_what_is_missing(project: Project, spec: str, says: str) -> None:
-    project(proj="number = 5", package____init__="")
+    project({"proj.py": "number = 5", "package/__init__.py": ""})
     assert says.format(cwd=os.getcwd()) in refusal(spec)
 
 
 def test_import_error_inside_the_users_module_comes_through(project: Project) -> None:
     project(
-        proj="import no_such_dependency",
-        package____init__="",
-        package__celery="import package.no_such_module",
+        {
+            "proj.py": "import no_such_dependency",
+            "package/__init__.py": "",
+            "package/celery.py": "import package.no_such_module",
+        }
     )
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         load_app("proj")
@@ -134,7 +142,7 @@ def test_import_error_inside_the_users_module_comes_through(project: Project) ->
 
 
 def test_error_inside_the_users_module_comes_through(project: Project) -> None:
-    project(proj="1 / 0", other="def broken(:")
+    project({"proj.py": "1 / 0", "other.py": "def broken(:"})
     with pytest.raises(ZeroDivisionError):
         load_app("proj")
     with pytest.raises(SyntaxError):
@@ -144,7 +152,7 @@ def test_error_inside_the_users_module_comes_through(project: Project) -> None:
 def test_workdir_comes_first_in_the_path_and_stays_elsewhere(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project(proj=APP.format(name="app", main="found"))
+    project({"proj.py": APP.format(name="app", main="found")})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -155,7 +163,7 @@ def test_workdir_comes_first_in_the_path_and_stays_elsewhere(
 
 
 def test_path_does_not_grow(project: Project) -> None:
-    project(proj=APP.format(name="app", main="found"))
+    project({"proj.py": APP.format(name="app", main="found")})
     load_app("proj")
     before = sys.path[:]
     load_app("proj")
@@ -169,18 +177,20 @@ def test_workdir_that_is_not_there(project: Project) -> None:
 def test_modules_of_the_tasks_are_imported(project: Project) -> None:
     task = "from proj import app\n@app.task\ndef work(): ...\n"
     project(
-        proj="""
-            from celeriac import Celeriac
-            app = Celeriac("proj", include=["by_include"])
-            app.conf.imports = ["by_imports"]
-            app.autodiscover_tasks(["found", "nothing"])
-        """,
-        by_include=task,
-        by_imports=task,
-        by_option=task,
-        found____init__="",
-        found__tasks=task,
-        nothing____init__="",
+        {
+            "proj.py": """
+                from celeriac import Celeriac
+                app = Celeriac("proj", include=["by_include"])
+                app.conf.imports = ["by_imports"]
+                app.autodiscover_tasks(["found", "nothing"])
+            """,
+            "by_include.py": task,
+            "by_imports.py": task,
+            "by_option.py": task,
+            "found/__init__.py": "",
+            "found/tasks.py": task,
+            "nothing/__init__.py": "",
+        }
     )
     app = load_app("proj", include=["by_option"])
     ours = {name for name in app.tasks if not name.startswith("celery.")}
@@ -198,12 +208,37 @@ def test_modules_of_the_tasks_are_imported(project: Project) -> None:
 def test_module_that_should_be_imported_and_is_not_there(
     project: Project, source: str, include: list[str], says: str
 ) -> None:
-    project(proj=APP.format(name="app", main="proj") + source)
+    project({"proj.py": APP.format(name="app", main="proj") + source})
     assert refusal("proj", include=include) == says
 
 
+def test_app_is_told_when_it_is_loaded(project: Project) -> None:
+    project(
+        {
+            "proj.py": """
+                from celeriac import Celeriac
+                from celeriac.signals import import_modules
+                app = Celeriac("proj", include=["more"])
+                seen = []
+
+                @import_modules.connect
+                def first(sender, **kwargs):
+                    if sender is app:
+                        seen.append("import_modules")
+
+                @app.on_after_finalize.connect
+                def last(sender, **kwargs):
+                    seen.append("finalized")
+            """,
+            "more.py": "from proj import seen; seen.append('more')",
+        }
+    )
+    load_app("proj")
+    assert sys.modules["proj"].seen == ["import_modules", "more", "finalized"]
+
+
 def test_two_apps_can_be_loaded(project: Project) -> None:
-    project(one=APP.format(name="app", main="one"), two=APP.format(name="app", main="two"))
+    project({f"{name}.py": APP.format(name="app", main=name) for name in ("one", "two")})
     apps = [load_app("one"), load_app("two")]
     assert [each.main for each in apps] == ["one", "two"]
     assert all(isinstance(each, Celeriac) for each in apps)

@@ -5,7 +5,6 @@ import datetime
 import enum
 import pickle
 import re
-import subprocess
 import sys
 import textwrap
 import types
@@ -1015,24 +1014,3 @@ def test_table_shows_what_is_no_secret() -> None:
 )
 def test_mask_url(url: str, masked: str) -> None:
     assert mask_url(url) == masked
-
-
-def test_settings_are_cheap_to_import() -> None:
-    # Counted, not timed: none of these may come in with the settings.
-    heavy = [
-        "sqlalchemy",
-        "click",
-        "rich",
-        "multiprocessing",
-        "asyncio",
-        "zoneinfo",
-        "inspect",
-        "difflib",
-        "json",
-    ]
-
-    def loaded_after(modules: str) -> str:
-        code = f"import sys, {modules}; print([m for m in {heavy!r} if m in sys.modules])"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-
-    assert loaded_after("celeriac.settings") == loaded_after("msgspec, dataclasses")

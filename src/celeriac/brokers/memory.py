@@ -157,8 +157,7 @@ class Server:
         return found
 
     def beat(self, holder: Holder) -> Mapping[Holder, int]:
-        """`holder` is alive; returns everyone's counters. One that was taken for dead is registered again."""
-        self._holders.add(holder)
+        """`holder` is alive; returns the counters of all that may hold something."""
         holder.beat += 1
         return {each: each.beat for each in self._holders}
 
@@ -280,7 +279,7 @@ class MemoryConsumer(Consumer):
         self._server = broker.server
         self._clock = broker.options.clock
         self._queues = queues
-        #: Our entry at the server; it holds nothing while we are not registered.
+        #: Our entry at the server. One that was reaped is empty, and registered again by the next claim.
         self._holder = Holder(name)
         #: What our caller was given and did not settle, by claim.
         self._given: dict[int, Delivery] = {}
@@ -296,7 +295,7 @@ class MemoryConsumer(Consumer):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                self._server.changed.wait(left)
+                self._server.changed.wait(min(left, self._server.seconds_to_next(self._queues)))
             self._woken = False
             return deliveries
 

@@ -24,7 +24,6 @@ __all__ = ["Chain", "chain"]
 _NOTHING: Mapping[str, Any] = {}
 
 
-@Signature[Any].register_type("chain")
 class Chain(Signature[R_co]):
     """``chain(a, b, c)`` or ``a | b | c``: `b` is sent when `a` succeeded, with its value as first argument.
 
@@ -104,6 +103,7 @@ class Chain(Signature[R_co]):
         return " | ".join(map(repr, self.tasks)) or "chain()"
 
 
+Signature.TYPES["chain"] = Chain
 #: What Celery's users write.
 chain = Chain
 

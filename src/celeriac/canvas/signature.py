@@ -5,7 +5,7 @@ It is a dict with Celery's keys (wire-protocol §1.4), so that it travels in mes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overload
 
@@ -310,7 +310,7 @@ class Signature(dict[str, Any], Generic[R_co]):
         return made
 
     @classmethod
-    def register_type(cls, name: str) -> Any:
+    def register_type(cls, name: str) -> Callable[[type[SignatureT]], type[SignatureT]]:
         """Decorator: `from_dict` makes one of this class for that ``subtask_type``."""
 
         def register(kind: type[SignatureT]) -> type[SignatureT]:

@@ -112,13 +112,8 @@ def _status_of(exc: CeleriacError) -> int:
 @option("-C", "--no-color", is_flag=True, help="No colors.")
 @option("-q", "--quiet", is_flag=True, help="Only results and errors: no warnings, no progress.")
 @option("--debug", is_flag=True, help="Show the traceback of an error.")
-@option("--loader", expose_value=False, help="Accepted as Celery's; has no effect.")
-@option(
-    "--skip-checks",
-    is_flag=True,
-    expose_value=False,
-    help="Accepted as Celery's; has no effect.",
-)
+@option("--loader", expose_value=False, hidden=True)  # Celery's, without effect, as the next
+@option("--skip-checks", is_flag=True, expose_value=False, hidden=True)
 @click.version_option(__version__, message="%(version)s (%(prog)s)")
 @click.pass_context
 def celeriac(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "General",
+    "Option",
     "comma_list",
     "instant",
     "instant_or_seconds",
@@ -51,7 +52,7 @@ class Option(click.Option):
 
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:
     """`click.option` with celeriac's environment variables."""
-    return click.option(*names, cls=Option, **attributes)
+    return click.option(*names, **{"cls": Option, **attributes})
 
 
 def subcommand(name: str) -> Callable[[Callable[..., Any]], click.Command]:

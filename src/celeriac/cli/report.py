@@ -33,9 +33,9 @@ _DISTRIBUTIONS = (
 @option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @pass_general
 def command(general: General, *, as_json: bool) -> None:
-    """Print software, platform, transport, result backend and settings, for bug reports.
+    """Describe the installation and the app, for bug reports.
 
-    Passwords and other secrets are masked.
+    Software, platform, transport, result backend, settings; passwords and other secrets are masked.
     """
     with general.load() as app:
         report = report_of(app)

@@ -28,9 +28,9 @@ __all__ = ["command"]
 def command(
     general: General, *, shell: str | None, without_tasks: bool, eventlet: bool, gevent: bool
 ) -> None:
-    """Start a Python shell with the app (app, celery), Task, signature, and every task by its short name.
+    """Start a Python shell with the app and its tasks.
 
-    Without a choice: IPython, bpython or Python's own, the first that is installed.
+    It knows app, celery, Task, signature, and every task by its short name. Without a choice it is IPython, bpython or Python's own, the first that is installed.
     """
     if eventlet or gevent:
         warning("no effect in this version of celeriac: --eventlet, --gevent")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import click
 
 from celeriac.cli.console import warning
-from celeriac.cli.options import General, comma_list, option, pass_general, subcommand
+from celeriac.cli.options import General, Option, comma_list, option, pass_general, subcommand
 
 if TYPE_CHECKING:
     from celeriac.worker.options import WorkerOptions
@@ -81,36 +81,24 @@ def _satisfied(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+class Later(Option):
+    """An option whose part of the worker comes in a later release; the command warns where it is given."""
+
+
 def _later(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options whose part of the worker comes in a later release; the command warns of those given."""
     for declare in (
-        _hidden("-E", "--events", "--task-events", is_flag=True),
-        _hidden("-B", "--beat", is_flag=True),
-        _hidden("-s", "--schedule-filename", "--schedule"),
-        _hidden("--scheduler"),
-        _hidden("-S", "--statedb"),
-        _hidden("--autoscale", type=_autoscale),
-        _hidden("--max-memory-per-child", type=int),
-        _hidden("-D", "--detach", is_flag=True),
-        _hidden("--executable"),
+        _hidden("-D", "--detach", is_flag=True, cls=Later),
+        _hidden("--executable", cls=Later),
+        _hidden("--max-memory-per-child", type=int, cls=Later),
+        _hidden("--autoscale", type=_autoscale, cls=Later),
+        _hidden("-S", "--statedb", cls=Later),
+        _hidden("--scheduler", cls=Later),
+        _hidden("-s", "--schedule", "--schedule-filename", cls=Later),
+        _hidden("-B", "--beat", is_flag=True, cls=Later),
+        _hidden("-E", "--task-events", "--events", is_flag=True, cls=Later),
     ):
         function = declare(function)
     return function
-
-
-_LATER = frozenset(
-    {
-        "task_events",
-        "beat",
-        "schedule",
-        "scheduler",
-        "statedb",
-        "autoscale",
-        "max_memory_per_child",
-        "detach",
-        "executable",
-    }
-)
 
 
 class Given(TypedDict):
@@ -227,8 +215,6 @@ def worker_options(general: General, given: Given) -> WorkerOptions:
     node = node_name(given["hostname"])
     return WorkerOptions(
         app=general.app,
-        broker_url=general.broker_url,
-        result_backend=general.result_backend,
         workdir=general.workdir,
         hostname=node,
         # a pool that cannot grow must be as large as it may get
@@ -263,9 +249,9 @@ def _warn_of_later(general: General) -> None:
     """Name, on one line, the given options that have no effect yet."""
     context = click.get_current_context()
     later = [
-        param.opts[-1]
+        param.opts[1] if len(param.opts) > 1 else param.opts[0]
         for param in context.command.params
-        if param.name in _LATER and context.params[param.name]
+        if isinstance(param, Later) and param.name and context.params[param.name]
     ]
     if general.config:
         later.append("--config")

@@ -64,7 +64,7 @@ def invoke(
 def _read(app: Celeriac, call: Call, *, hostname: str, guard: Guard, emit: Emit, eager: bool) -> Run:
     """Decode the body and find the task. Raises `WireError` and `NotRegistered`."""
     assert call.envelope is not None
-    message = messages.decode(call.envelope, accept=app.accepted_content)
+    message = messages.decode(call.envelope, accept=app.accepted_content, timezone=app.timezone)
     task = app.tasks[message.task]
     request = Request.of(message, call=None if eager else call, hostname=hostname)
     if message.ignore_result is None:
@@ -87,11 +87,16 @@ def _run(run: Run) -> Ended:
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)
     except Retry as exc:
-        return Ended(RETRY, exception=exc, traceback=traceback.format_exc())
+        return Ended(RETRY, exception=exc, traceback=_traceback())
     except Ignore:
         return Ended(IGNORED)
     except Reject as exc:
         return Ended(REJECTED, exception=exc)
     except BaseException as exc:  # noqa: BLE001 boundary: the user's exception becomes the task's outcome
-        return Ended(FAILURE, exception=exc, traceback=traceback.format_exc())
+        return Ended(FAILURE, exception=exc, traceback=_traceback())
     return Ended(SUCCESS, value)
+
+
+def _traceback() -> str:
+    """The traceback of the exception under way, as text that any store takes: no lone surrogates."""
+    return traceback.format_exc().encode("utf-8", "backslashreplace").decode()

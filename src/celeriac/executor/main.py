@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from celeriac import log, signals
+from celeriac import request as requests
 from celeriac.executor.invoke import invoke
 from celeriac.executor.link import Link
 from celeriac.executor.runners.base import Guard, Runner
@@ -58,7 +59,10 @@ def execute(app: Celeriac, boot: Boot, inbox: socket.socket, line: socket.socket
         file=boot.logfile,
         format=settings.worker_log_format,
         task_format=settings.worker_task_log_format,
-        color=boot.color,
+        datefmt=settings.worker_log_datefmt,
+        task_datefmt=settings.worker_task_log_datefmt,
+        color=boot.color if boot.color is not None else settings.worker_log_color,
+        hijack_root=settings.worker_hijack_root_logger,
         process_name=f"Executor-{index}",
     )
     signals.worker_process_init.send(sender=boot.hostname)
@@ -78,9 +82,16 @@ def serve(app: Celeriac, link: Link, runner: Runner, *, hostname: str, alone: bo
     def run(call: Call, guard: Guard) -> Outcome:
         return invoke(app, call, hostname=hostname, guard=guard, emit=link.send).outcome
 
+    log.set_task_source(_running_task)
     threading.Thread(target=listen, name="celeriac-line", daemon=True).start()
     link.send(Ready(os.getpid()))
     try:
         runner.run(link, run)
     except ConnectionError:
         logger.warning("the worker is gone; what ran here will be run again elsewhere")
+
+
+def _running_task() -> tuple[str, str] | None:
+    """Name and id of the task that runs here, for its log records."""
+    request = requests.running()
+    return None if request is None else (request.task or "???", request.id or "???")

@@ -16,13 +16,14 @@ __all__ = ["load", "manifest_of"]
 def load(boot: Boot) -> Celeriac:
     """Load the app a worker was started for, with the settings of its command line.
 
-    Raises what the user's modules raise, and `ImproperlyConfigured`.
+    Raises what the user's modules raise, and `ImproperlyConfigured` for settings that contradict each other.
     """
     from celeriac.loading import load_app
 
     app = load_app(boot.app, workdir=boot.workdir, include=tuple(boot.include))
     if boot.overrides:
         app.conf.update(boot.overrides)
+    app.conf.check()
     return app
 
 

@@ -156,7 +156,7 @@ class Nursery:
         os.lseek(boot, 0, os.SEEK_SET)
         arguments = [str(each) for each in (os.getpid(), boot, inbox, line, index)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "celeriac.executor", "executor", *arguments],
+            [sys.executable, "-P", "-m", "celeriac.executor", "executor", *arguments],
             pass_fds=(boot, inbox, line),
             stdin=subprocess.DEVNULL,
         )

@@ -56,6 +56,7 @@ def _build(run: Run, ended: Ended) -> Outcome:
             disposition = _after_failure_of(run, ended)
             follow = _errbacks(run, ended)
             _fail_rest_of_chain(run, ended)
+    follow += [run.app.retry_of(run.request, Retry(sig=each)) for each in run.request.postponed or ()]
     return Outcome(run.call.number, ended.state, disposition, _record(run, ended), follow)
 
 
@@ -74,7 +75,7 @@ def _again(run: Run, ended: Ended) -> tuple[Disposition, list[Outgoing]]:
 def _put_back(ended: Ended) -> Disposition:
     reject = ended.exception
     assert isinstance(reject, Reject)
-    return Return() if reject.requeue else DeadLetter(f"rejected: {reject.reason}")
+    return Return() if reject.requeue else _dead(f"rejected: {reject.reason}")
 
 
 def _after_failure_of(run: Run, ended: Ended) -> Disposition:
@@ -82,13 +83,18 @@ def _after_failure_of(run: Run, ended: Ended) -> Disposition:
     verdict, task = run.call.verdict, run.task
     if verdict is not None:
         if verdict.kind in ("lost", "unknown"):
-            return DeadLetter(str(ended.exception))
+            return _dead(str(ended.exception))
         if verdict.kind == "timeout" and task.acks_on_timeout is False:
             return Return(counted=True)
         return ACK
     if ended.state == FAILURE and task.acks_on_failure is False:
-        return DeadLetter(f"failed: {ended.exception!r}")
+        return _dead(f"failed: {ended.exception!r}")
     return ACK
+
+
+def _dead(reason: str) -> DeadLetter:
+    """To the dead letters, with a reason that any store takes: no lone surrogates."""
+    return DeadLetter(reason.encode("utf-8", "backslashreplace").decode())
 
 
 # -- what is published next ----------------------------------------------------------------------------------
@@ -243,6 +249,6 @@ def refused(app: Celeriac, call: Call, exc: Exception) -> Outcome:
             codec=codec,
             date_done=datetime.now(UTC),
         )
-    return Outcome(call.number, FAILURE, DeadLetter(reason), record)
+    return Outcome(call.number, FAILURE, _dead(reason), record)
 
 

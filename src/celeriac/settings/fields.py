@@ -783,8 +783,10 @@ class SecuritySettings:
 
 @section("Programs")
 class ProgramSettings:
-    worker_logfile: Path | None = setting(None, "", "Where `celeriac worker` logs to. None: standard error.")
-    worker_pidfile: Path | None = setting(None, "", "Where it writes its process id.")
+    worker_logfile: Path | None = setting(
+        None, "", "Where `celeriac worker` logs to. None: standard error.", later=True
+    )
+    worker_pidfile: Path | None = setting(None, "", "Where it writes its process id.", later=True)
     worker_uid: Account | None = setting(None, "", "User it changes to.", later=True)
     worker_gid: Account | None = setting(None, "", "Group it changes to.", later=True)
     worker_umask: Account | None = setting(None, "", "Mask of the files it makes.", later=True)

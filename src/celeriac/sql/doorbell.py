@@ -131,7 +131,8 @@ class Listener:
 
     def open(self) -> int | None:
         """Listen from now on; returns what to wait on, or None where there are no pipes to be had."""
-        flags = os.O_RDONLY | os.O_NONBLOCK
+        # For writing too: else it would read as ended once the first ringer has gone.
+        flags = os.O_RDWR | os.O_NONBLOCK
         try:
             self._pipe = os.open(self._path, flags)
         except OSError:

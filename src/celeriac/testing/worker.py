@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ __all__ = ["running_worker"]
 
 
 @contextmanager
-def running_worker(app: Celeriac, *, concurrency: int = 1, **options: Any) -> Iterator[Worker]:
+def running_worker(app: Celeriac, *, concurrency: int = 1, **options: Any) -> Generator[Worker, None, None]:
     """Run a worker of `app` while the block runs; `concurrency` threads run its tasks.
 
     ::

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 
 from celeriac import __version__, log
 from celeriac.backends import open_backend
-from celeriac.backends.base import BackendOptions, ResultBackend
+from celeriac.backends.base import ResultBackend
 from celeriac.brokers import open_broker
-from celeriac.brokers.base import Broker, BrokerOptions
-from celeriac.errors import CeleriacError, ImproperlyConfigured, OperationalError
+from celeriac.brokers.base import Broker
+from celeriac.errors import CeleriacError, OperationalError
+from celeriac.opening import backend_options, broker_options
 from celeriac.routing import queues_to_consume
 from celeriac.settings import Settings
 from celeriac.topology import Queue
@@ -39,6 +41,8 @@ def run(options: WorkerOptions) -> int:
     0 after SIGTERM, 1 after SIGINT (as Celery's) and when it could not start or go on.
     """
     log.configure(options.loglevel, file=options.logfile, color=options.color)
+    if options.workdir is not None:
+        os.chdir(options.workdir)
     pool = Pool(NurseryLauncher(boot_of(options)))
     try:
         return asyncio.run(_run(options, pool))
@@ -64,21 +68,11 @@ def boot_of(options: WorkerOptions) -> Boot:
         hostname=options.hostname,
         workdir=options.workdir,
         include=list(options.include),
-        overrides=overrides_of(options),
+        overrides=options.overrides,
         loglevel=options.loglevel,
         logfile=options.logfile,
         color=options.color,
     )
-
-
-def overrides_of(options: WorkerOptions) -> dict[str, object]:
-    """Settings that the command line changes."""
-    overrides = dict(options.overrides)
-    if options.broker_url is not None:
-        overrides["broker_url"] = options.broker_url
-    if options.result_backend is not None:
-        overrides["result_backend"] = options.result_backend
-    return overrides
 
 
 async def _run(options: WorkerOptions, pool: Pool) -> int:
@@ -125,6 +119,8 @@ async def serve(
     `broker` and `backend`, where given, are shared with the caller, who closes them.
     """
     settings = Settings.from_plain(manifest.settings)
+    for name in settings.not_yet():
+        logger.warning("%s is set, but the part that obeys it comes in a later release", name)
     queues = queues_to_consume(settings, options.queues, options.exclude_queues)
     ours: list[Broker | ResultBackend] = []
     if broker is None:

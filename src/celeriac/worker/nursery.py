@@ -117,8 +117,13 @@ class Nursery(asyncio.Protocol):
         """End the process: it sees the end of its line."""
         self._closing = True
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
         if self._line is not None:
+            # The transport closes its duplicate of the socket later: the end has to be said here.
+            try:
+                self._line.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the nursery is dead already
             self._line.close()
             self._line = None
         if self._process is not None:

@@ -28,9 +28,6 @@ class WorkerOptions:
 
     #: Where the app is: ``proj``, ``proj.celeriac``, ``proj:app``; resolved in an executor, never here.
     app: str
-    #: Overrides of ``broker_url`` and ``result_backend`` (``-b``, ``--result-backend``).
-    broker_url: str | None = None
-    result_backend: str | None = None
     workdir: str | None = None
     #: Node name (``-n``), already expanded.
     hostname: str = field(default_factory=node_name)

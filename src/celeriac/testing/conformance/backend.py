@@ -239,6 +239,18 @@ class BackendConformance:
         other.put([late])
         assert ids(waiting.result()) == [late.task_id]
 
+    def test_an_end_that_is_replaced_is_yielded_once(
+        self, backend: ResultBackend, other: ResultBackend
+    ) -> None:
+        there, twice, last = record(), record(), record()
+        backend.put([there])
+        watch = backend.watch([there.task_id, twice.task_id, last.task_id], PATIENCE)
+        assert next(watch).task_id == there.task_id
+        other.put([msgspec.structs.replace(twice, state=FAILURE)])
+        other.put([twice])
+        other.put([last])
+        assert sorted(each.task_id for each in watch) == sorted([twice.task_id, last.task_id])
+
     def test_states_on_the_way_are_not_yielded(self, backend: ResultBackend, other: ResultBackend) -> None:
         id = str(uuid4())
         backend.put([record(id, state=STARTED)])
@@ -255,11 +267,11 @@ class BackendConformance:
         watch = backend.watch([there.task_id, "never"], MOMENT)
         assert ids(watch) == [there.task_id]
         assert MOMENT * 0.9 <= time.monotonic() - began < PATIENCE / 2
-        late = backend.watch(["never"], MOMENT)
-        assert list(backend.watch(["never"], 2 * MOMENT)) == []
+        late = backend.watch(["never"], 10 * MOMENT)
+        assert list(backend.watch(["never"], 11 * MOMENT)) == []
         began = time.monotonic()
         assert list(late) == []
-        assert time.monotonic() - began < 2 * MOMENT
+        assert time.monotonic() - began < 5 * MOMENT
 
     def test_watching_nothing_ends_at_once(self, backend: ResultBackend) -> None:
         assert list(backend.watch([], None)) == []
@@ -398,7 +410,7 @@ class BackendConformance:
 
     def test_a_task_revoked_again_is_news(self, backend: ResultBackend, clock: MovableClock) -> None:
         until = clock.now() + timedelta(seconds=60)
-        backend.revoke(["a"], until=until)
+        backend.revoke(["a", "b"], until=until)
         position, _ = backend.revoked(0)
         later = until + timedelta(seconds=60)
         backend.revoke(["a"], until=later)

@@ -192,16 +192,22 @@ def in_fork(function: Callable[[], object]) -> None:
 
 
 class InThread(Generic[T]):
-    """Runs a function on a thread of its own; `result` waits for what it returns or raises."""
+    """Runs a function on a thread of its own; `result` waits for what it returns or raises.
+
+    Returns when the thread is about to call it: a function that waits very likely does so then.
+    """
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
         self._outcome: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._about_to_call = threading.Event()
         self._thread.start()
+        self._about_to_call.wait()
 
     def _run(self) -> None:
+        self._about_to_call.set()
         try:
             self._outcome.append(self._function())
         except BaseException as exc:  # noqa: BLE001 raised again by result()

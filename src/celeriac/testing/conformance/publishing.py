@@ -191,6 +191,14 @@ class ExchangeTests(BrokerHarness):
         broker.publish([Outgoing(envelope(), exchange.name, "a.b")])
         assert broker.size(queue.name) == QueueSize(1, 0, 0)
 
+    def test_bindings_add_up(self, broker: Broker, other: Broker, queue: Queue) -> None:
+        self.supports(broker, "topic")
+        exchange = Exchange(f"x-{queue.name}", "topic")
+        broker.declare([Queue(queue.name, exchange, "a.#")])
+        other.declare([Queue(queue.name, exchange, "#.b")])
+        broker.publish([Outgoing(envelope(), exchange.name, key) for key in ("a.b", "a.x", "x.b")])
+        assert broker.size(queue.name) == QueueSize(3, 0, 0)
+
     def test_a_message_brings_its_queue_along(self, broker: Broker, queue: Queue) -> None:
         self.supports(broker, "direct")
         bound = Queue(queue.name, Exchange(f"x-{queue.name}"), "key")

@@ -1,0 +1,452 @@
+"""Messages in an SQL database: the embedded default, on SQLite.
+
+A message is a row from publish to settlement and keeps its id, so what comes back is at the front again. Whoever
+claims it writes a number of his into ``holder``, drawn at random when he registered; a consumer that was taken for
+dead registers anew, under another number. So ``holder`` is the fence: what is settled must be held under the number it
+was claimed with, in the very transaction that settles it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import msgspec
+
+from celeriac.backends.base import ResultBackend
+from celeriac.backends.sql import SQLBackend
+from celeriac.brokers.base import (
+    Broker,
+    BrokerOptions,
+    BrokerTraits,
+    Completion,
+    Consumer,
+    Delivery,
+    QueueSize,
+    Settlement,
+    Unit,
+)
+from celeriac.brokers.dead import dead_letter
+from celeriac.brokers.lease import LeaseWatch
+from celeriac.brokers.memory import check_routes
+from celeriac.errors import OperationalError, PublishFailed
+from celeriac.sql import messages, open_database, schema
+from celeriac.sql.database import Database, Transaction
+from celeriac.topology import Queue
+from celeriac.wire.disposition import Ack, DeadLetter, Defer, Return
+from celeriac.wire.envelope import Envelope, Outgoing
+
+__all__ = ["SQLBroker", "SQLConsumer"]
+
+T = TypeVar("T")
+
+#: What one transaction writes at most: others wait for it.
+_ROWS = 1000
+_BYTES = 1 << 20
+
+_decode = msgspec.msgpack.Decoder(Envelope).decode
+
+
+class SQLBroker(Broker):
+    """Queues in a database, shared with the result backend where that has the same URL.
+
+    What is published wakes a waiting worker of this host at once. A worker on another one, or one that waits for the
+    commit of a transaction of yours (`publish_in`), finds it within 20 ms.
+    """
+
+    schemes: ClassVar[tuple[str, ...]] = ("sqlite",)
+    traits: ClassVar[BrokerTraits] = BrokerTraits(persistent=True, transactional=True)
+
+    def __init__(self, url: str, options: BrokerOptions) -> None:
+        super().__init__(url, options)
+        self.database = open_database(url)
+        #: The incarnation of the database that has our tables, and these queues.
+        self._prepared: int | None = None
+        self._declared: dict[str, list[Queue]] = {}
+
+    def prepare(self) -> Database:
+        """The database with our tables in it. To be called before each use, outside of transactions."""
+        database = self.database
+        if database.incarnation() != self._prepared:
+            schema.prepare(database, schema.MESSAGES, self.options.publish_timeout)
+            self._declared = {}
+            self._prepared = database.incarnation()
+        return database
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """A transaction that does not take longer than it may."""
+        return self.prepare().transaction(self.options.publish_timeout)
+
+    def declare(self, queues: Collection[Queue]) -> None:
+        self.prepare()
+        if new := self._unknown(queues):
+            with self.transaction() as transaction:
+                messages.declare(transaction, new)
+            self._remember(new)
+
+    def publish(self, batch: Sequence[Outgoing]) -> None:
+        database = self.prepare()
+        deadline = time.monotonic() + self.options.publish_timeout
+        routes: list[list[str]] = []
+        try:
+            for part in _bounded(batch, _bytes_of):
+                with database.transaction(max(0.0, deadline - time.monotonic())) as transaction:
+                    new = self._unknown(each.queue for each in part if each.queue is not None)
+                    messages.declare(transaction, new)
+                    found = messages.route(transaction, part)
+                    messages.add(transaction, part, found)
+                self._remember(new)
+                routes += found
+                self.ring(messages.ready_in(part, found))
+        except OperationalError as exc:
+            raise PublishFailed(str(exc), ids=[each.envelope.task_id for each in batch[len(routes) :]]) from exc
+        check_routes(batch, routes)
+
+    def publish_in(self, transaction: Any, batch: Sequence[Outgoing]) -> None:
+        borrowed = self.database.borrow(transaction)
+        from sqlalchemy.exc import DBAPIError  # who has such a transaction has imported it
+
+        try:
+            # Whatever is missing is made in their transaction: it may hold the lock that ours would wait for.
+            if self.database.incarnation() != self._prepared:
+                schema.create(self.database, borrowed, schema.MESSAGES)
+            self.add(borrowed, batch)
+        except DBAPIError as exc:
+            raise OperationalError(f"cannot publish within the transaction: {exc.orig}") from exc
+
+    def consumer(self, queues: Collection[Queue], *, name: str) -> SQLConsumer:
+        self.declare(queues)
+        return SQLConsumer(self, list(dict.fromkeys(queue.name for queue in queues)), name)
+
+    def size(self, queue: str) -> QueueSize:
+        now = messages.seconds(self.options.clock.now())
+        with self.prepare().reading() as read:
+            return QueueSize(*messages.count(read, queue, now))
+
+    def purge(self, queue: str) -> int:
+        with self.prepare().reading() as read:
+            last = messages.last_id(read)
+        purged = 0
+        while True:
+            with self.transaction() as transaction:
+                found = messages.purge(transaction, queue, last)
+            if not found:
+                return purged
+            purged += found
+
+    def close(self) -> None:
+        self.database.close()
+
+    def add(self, transaction: Transaction, batch: Sequence[Outgoing]) -> Counter[str]:
+        """Publish within a transaction that may yet be rolled back; returns how many will be ready, by queue.
+
+        Raises `PublishFailed` for what no queue takes; the rest is added.
+        """
+        messages.declare(transaction, self._unknown(each.queue for each in batch if each.queue is not None))
+        routes = messages.route(transaction, batch)
+        messages.add(transaction, batch, routes)
+        check_routes(batch, routes)
+        return messages.ready_in(batch, routes)
+
+    def ring(self, ready: Counter[str]) -> None:
+        """Wake as many of those who wait for these queues as there are messages for them."""
+        if ready:
+            self.database.ring([topic_of(queue) for queue in ready], ready.total())
+
+    def _unknown(self, queues: Iterable[Queue]) -> list[Queue]:
+        new: list[Queue] = []
+        for queue in queues:
+            if queue not in self._declared.get(queue.name, ()) and queue not in new:
+                new.append(queue)
+        return new
+
+    def _remember(self, queues: Iterable[Queue]) -> None:
+        for queue in queues:
+            self._declared[queue.name] = [*self._declared.get(queue.name, ()), queue]
+
+
+def topic_of(queue: str) -> str:
+    """What is rung for the messages of a queue."""
+    return f"queue {queue}"
+
+
+def _bounded(batch: Sequence[T], bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """`batch` in parts that one transaction may write; each has at least one item."""
+    start = size = 0
+    for at, each in enumerate(batch):
+        more = bytes_of(each)
+        if at > start and (at - start >= _ROWS or size + more > _BYTES):
+            yield batch[start:at]
+            start, size = at, 0
+        size += more
+    if start < len(batch):
+        yield batch[start:] if start else batch
+
+
+def _bytes_of(outgoing: Outgoing) -> int:
+    return 500 + len(outgoing.envelope.body)
+
+
+class Claim(NamedTuple):
+    """The tag of a delivery: the row, and under which number it was claimed."""
+
+    id: int
+    holder: int
+
+
+class SQLConsumer(Consumer):
+    """What one worker has borrowed from a `SQLBroker`."""
+
+    broker: SQLBroker
+
+    def __init__(self, broker: SQLBroker, queues: Sequence[str], name: str) -> None:
+        self.broker = broker
+        self._name = name
+        self._queues = queues
+        self._clock = broker.options.clock
+        #: The number under which we are registered and hold messages.
+        self._holder = 0
+        self._registering = threading.Lock()
+        #: What our caller was given and did not settle, by row.
+        self._given: dict[int, Delivery] = {}
+        #: Held while messages change hands: who looks for claims whose reply was lost must see none on its way.
+        self._claiming = threading.Lock()
+        #: The server may have given us what we do not know of.
+        self._in_doubt = False
+        #: When there will be a message, in seconds since 1970; 0 if there is one.
+        self._next_due = math.inf
+        self._watch = LeaseWatch[int](broker.options.lease)
+        self._closed = False
+        self._register(0)
+        self._waiter = broker.database.waiter([topic_of(queue) for queue in queues])
+
+    # -- fetching ---------------------------------------------------------------------------------------------
+
+    def fetch(self, limit: int, timeout: float) -> Sequence[Delivery]:
+        deadline = time.monotonic() + timeout
+        deliveries = self._take(limit)
+        if not deliveries:
+            with self._waiter as waiter:
+                while not (deliveries := self._take(limit)):
+                    left = max(0.0, deadline - time.monotonic())
+                    if waiter.wait(min(left, self._seconds_to_next())) or not left:
+                        break
+        return deliveries
+
+    def held(self) -> Sequence[Delivery]:
+        self.broker.prepare()
+        with self._claiming:
+            return self._not_given(None)
+
+    def wake(self) -> None:
+        self._waiter.wake()
+
+    def _take(self, limit: int) -> Sequence[Delivery]:
+        """What can be had without waiting."""
+        if self._closed:
+            return ()
+        self.broker.prepare()
+        with self._claiming:
+            if self._in_doubt and (found := self._not_given(limit)):
+                return found
+            self._in_doubt = False
+            return self._claim(limit) if self._look() <= self._now() else ()
+
+    def _look(self) -> float:
+        """Whether a claim is worth it: it would hold up every writer of the database."""
+        with self.broker.database.reading() as read:
+            dues = [due for queue in self._queues if (due := messages.next_due(read, queue)) is not None]
+        self._next_due = min(dues, default=math.inf)
+        return self._next_due
+
+    def _claim(self, limit: int) -> list[Delivery]:
+        holder = self._holder
+        self._in_doubt = True
+        with self.broker.transaction() as transaction:
+            if registered := messages.is_registered(transaction, holder):
+                claimed = messages.claim(transaction, self._queues, holder, limit, self._now())
+            else:
+                claimed = []
+        self._in_doubt = False
+        if not registered:
+            self._register(holder)
+            return self._claim(limit)
+        if len(claimed) == limit:  # there may be more, for others who wait
+            self.broker.ring(Counter({queue: 1 for queue in self._queues}))
+        return [self._give(each, holder) for each in claimed]
+
+    def _not_given(self, limit: int | None) -> list[Delivery]:
+        """What we hold and our caller does not know of."""
+        holder = self._holder
+        with self.broker.database.reading() as read:
+            held = messages.held(read, self._queues, holder)
+        return [self._give(each, holder) for each in [each for each in held if each.id not in self._given][:limit]]
+
+    def _give(self, message: messages.Message, holder: int) -> Delivery:
+        _, id, queue, attempts, redelivered, data = message
+        delivery = Delivery(_decode(data), queue, Claim(id, holder), attempts + 1, bool(redelivered))
+        self._given[id] = delivery
+        return delivery
+
+    def _now(self) -> float:
+        return messages.seconds(self._clock.now())
+
+    def _seconds_to_next(self) -> float:
+        """Until a message becomes due. Somebody else may be about to take one that is."""
+        return max(0.001, self._next_due - self._now())
+
+    # -- settling ---------------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Sequence[Settlement]) -> Sequence[Delivery]:
+        if not settlements:
+            return ()
+        deliveries = [each.delivery for each in settlements]
+        with self.broker.transaction() as transaction:
+            held = self.still_held(transaction, deliveries)
+            ready = self.carry_out(transaction, [each for each in settlements if each.delivery in held])
+        self.let_go(deliveries)
+        self.broker.ring(ready)
+        return [each for each in deliveries if each not in held]
+
+    def still_held(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> set[Delivery]:
+        """Those of `deliveries` that are ours still."""
+        holder, given = self._holder, self._given
+        ours = {
+            each.tag.id: each
+            for each in deliveries
+            if each.tag.holder == holder and given.get(each.tag.id) is each
+        }
+        return {ours[id] for id in messages.held_by(transaction, holder, list(ours))}
+
+    def carry_out(self, transaction: Transaction, settlements: Sequence[Settlement]) -> Counter[str]:
+        """Carry out dispositions of deliveries that are ours; returns how many messages are ready now, by queue."""
+        gone: list[int] = []
+        returned: dict[bool, list[int]] = {True: [], False: []}
+        dead: list[Outgoing] = []
+        ready: Counter[str] = Counter()
+        for each in settlements:
+            delivery = each.delivery
+            id: int = delivery.tag.id
+            match each.disposition:
+                case Ack():
+                    gone.append(id)
+                case Return(counted=counted):
+                    returned[counted].append(id)
+                    ready[delivery.queue] += 1
+                case Defer(until=until, envelope=None):
+                    messages.defer(transaction, id, until)
+                case Defer(until=until, envelope=Envelope() as envelope):
+                    messages.replace(transaction, id, until, envelope)
+                case DeadLetter(reason=reason):
+                    dead.append(dead_letter(delivery, reason, self._clock.now()))
+                    gone.append(id)
+        messages.delete(transaction, gone)
+        for counted, ids in returned.items():
+            messages.put_back(transaction, ids, counted=counted)
+        return ready + self.broker.add(transaction, dead)
+
+    def let_go(self, deliveries: Iterable[Delivery]) -> None:
+        """These are settled, or lost."""
+        for each in deliveries:
+            if self._given.get(each.tag.id) is each:
+                del self._given[each.tag.id]
+
+    def unit(self, backend: ResultBackend) -> Unit:
+        if isinstance(backend, SQLBackend) and backend.database is self.broker.database:
+            return OneTransaction(self, backend)
+        return FencedUnit(self, backend)
+
+    # -- leases -----------------------------------------------------------------------------------------------
+
+    def renew(self) -> Sequence[Delivery]:
+        if not self._closed:
+            asked = self._clock.monotonic()
+            try:
+                beats = self._beat()
+            except OperationalError:
+                self._watch.restart()
+                raise
+            for dead, beat in self._watch.look(beats, asked, self._clock.monotonic()).items():
+                with self.broker.transaction() as transaction:
+                    ready = messages.bury(transaction, dead, beat)
+                self.broker.ring(ready)
+        lost = [each for each in list(self._given.values()) if each.tag.holder != self._holder]
+        self.let_go(lost)
+        return lost
+
+    def _beat(self) -> dict[int, int]:
+        """Add a heartbeat; returns everyone's."""
+        while True:
+            holder = self._holder
+            with self.broker.transaction() as transaction:
+                if messages.beat(transaction, holder):
+                    return messages.beats(transaction)
+            self._register(holder)
+
+    def _register(self, before: int) -> None:
+        """Be known under a new number. Of the threads that find the one `before` gone, the first does it."""
+        with self._registering:
+            if self._holder == before:
+                holder = secrets.randbits(62) + 1
+                with self.broker.transaction() as transaction:
+                    messages.register(transaction, holder, self._name, self._queues)
+                self._holder = holder
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._waiter.close()
+        # A fetch that is under way ends first: what it claims goes back too.
+        with self._claiming, self.broker.transaction() as transaction:
+            ready = messages.leave(transaction, self._holder, self._queues)
+        self._given.clear()
+        self.broker.ring(ready)
+
+
+class FencedUnit(Unit):
+    """Step by step, for a backend elsewhere."""
+
+    consumer: SQLConsumer
+
+    def fence(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        with self.consumer.broker.prepare().reading() as read:
+            held = self.consumer.still_held(read, deliveries)
+        return [each for each in deliveries if each not in held]
+
+
+class OneTransaction(Unit):
+    """The same steps in one transaction, for a backend in the same database."""
+
+    consumer: SQLConsumer
+    backend: SQLBackend
+
+    def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
+        return [each for part in _bounded(batch, _bytes_to_write) for each in self._complete(part)]
+
+    def _complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
+        consumer, broker, backend = self.consumer, self.consumer.broker, self.backend
+        deliveries = [each.settlement.delivery for each in batch if each.settlement]
+        backend.prepare()
+        with broker.transaction() as transaction:
+            held = consumer.still_held(transaction, deliveries)
+            kept = [each for each in batch if each.settlement is None or each.settlement.delivery in held]
+            records = [each.record for each in kept if each.record]
+            ready = broker.add(transaction, [outgoing for each in kept for outgoing in each.follow])
+            backend.put_in(transaction, records)
+            ready += consumer.carry_out(transaction, [each.settlement for each in kept if each.settlement])
+        consumer.let_go(deliveries)
+        broker.ring(ready)
+        backend.ring(records)
+        return [each for each in deliveries if each not in held]
+
+
+def _bytes_to_write(completion: Completion) -> int:
+    size = 500 + (len(completion.record.result) if completion.record else 0)
+    return size + sum(_bytes_of(each) for each in completion.follow)

@@ -1,0 +1,106 @@
+"""From URL to broker or result backend."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+
+from celeriac.backends import open_backend
+from celeriac.backends.base import BackendOptions
+from celeriac.backends.disabled import DisabledBackend
+from celeriac.backends.memory import MemoryBackend
+from celeriac.brokers import open_broker
+from celeriac.brokers.base import BrokerOptions
+from celeriac.brokers.memory import MemoryBroker
+from celeriac.errors import ImproperlyConfigured
+
+BROKER, BACKEND = BrokerOptions(publish_timeout=1.5), BackendOptions(timeout=1.5)
+
+
+@pytest.mark.parametrize("url", ["memory://", "MEMORY://", "memory://localhost/", "memory"])
+def test_memory(url: str) -> None:
+    broker, backend = open_broker(url, BROKER), open_backend(url, BACKEND)
+    assert (type(broker), broker.url, broker.options) == (MemoryBroker, url, BROKER)
+    assert (type(backend), backend.url, backend.options) == (MemoryBackend, url, BACKEND)
+
+
+@pytest.mark.parametrize("url", ["disabled://", "disabled"])
+def test_no_results(url: str) -> None:
+    assert type(open_backend(url, BACKEND)) is DisabledBackend
+
+
+DATABASES = [
+    "sqlite://",
+    "sqlite:///celeriac.db",
+    "sqlite+pysqlite:///celeriac.db",
+    "postgresql://u:p@host/db",
+    "postgresql+psycopg://u:p@host/db",
+]
+
+
+@pytest.mark.parametrize("url", DATABASES)
+@pytest.mark.parametrize("prefix", ["", "sqla+", "SQLA+", "sqlalchemy+"])
+def test_brokers_on_databases(prefix: str, url: str) -> None:
+    broker = open_broker(prefix + url, BROKER)
+    assert (type(broker).__name__, broker.url) == ("SQLBroker", url)
+
+
+@pytest.mark.parametrize("url", DATABASES)
+@pytest.mark.parametrize("prefix", ["", "db+", "DB+"])
+def test_backends_on_databases(prefix: str, url: str) -> None:
+    backend = open_backend(prefix + url, BACKEND)
+    assert (type(backend).__name__, backend.url) == ("SQLBackend", url)
+
+
+@pytest.mark.parametrize("url", ["redis://", "rediss://:s3cret@host", "amqp://u:s3cret@host//", "sqs://"])
+def test_servers_that_are_planned_are_told_apart_from_mistakes(url: str) -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match=r"has no broker for (redis|rediss|amqp|sqs):// yet"
+    ) as err:
+        open_broker(url, BROKER)
+    assert "sqlite://" in str(err.value)
+    assert "s3cret" not in str(err.value)
+
+
+def test_backends_have_names_of_their_own() -> None:
+    with pytest.raises(ImproperlyConfigured, match="no result backend for rpc:// yet"):
+        open_backend("rpc://", BACKEND)
+    with pytest.raises(ImproperlyConfigured, match="unknown broker scheme 'disabled'"):
+        open_broker("disabled://", BROKER)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"), [("sqllite:///x", "sqlite"), ("postgres://h/x", "postgresql"), ("reddis://", "redis")]
+)
+def test_a_mistyped_scheme_is_guessed(url: str, meant: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"did you mean {meant}://"):
+        open_broker(url, BROKER)
+
+
+@pytest.mark.parametrize("url", ["", "://host", "s3cret", "user:s3cret@host", "/var/lib/s3cret.db"])
+def test_what_has_no_scheme_is_not_repeated(url: str) -> None:
+    for open in (lambda: open_broker(url, BROKER), lambda: open_backend(url, BACKEND)):
+        with pytest.raises(ImproperlyConfigured, match="URL has no scheme") as err:
+            open()
+        assert "s3cret" not in str(err.value)
+
+
+class Foreign:
+    def __init__(self, url: str, options: Any) -> None:
+        self.url = url
+        self.options = options
+
+
+def test_other_distributions_add_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry_points(*, group: str, name: str) -> list[EntryPoint]:
+        known = {("celeriac.brokers", "nats"), ("celeriac.backends", "redis")}
+        return [EntryPoint(name, f"{__name__}:Foreign", group)] if (group, name) in known else []
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    broker, backend = open_broker("nats://host", BROKER), open_backend("redis://host", BACKEND)
+    assert type(broker).__name__ == type(backend).__name__ == "Foreign"
+    assert (broker.url, broker.options) == ("nats://host", BROKER)
+    with pytest.raises(ImproperlyConfigured):
+        open_broker("redis://host", BROKER)
