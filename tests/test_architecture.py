@@ -14,11 +14,15 @@ SOURCE = Path(__file__).parent.parent / "src" / "celeriac"
 
 #: Layers from the bottom up (ARCHITECTURE.md). A module may import from its own layer and from those below.
 LAYERS: list[set[str]] = [
-    {"errors", "states", "clock"},
+    {"errors", "states", "clock", "ids"},
     {"topology", "wire", "routing", "retry", "settings", "log", "urls"},
     {"brokers.base", "backends.base"},
-    {"brokers", "backends", "sql"},
-    {"app", "task", "request", "result", "canvas", "signals", "control", "registry", "loading"},
+    {"brokers", "backends", "sql", "opening"},
+    {
+        *("app", "publisher", "options", "control", "registry", "loading"),
+        *("task", "decorators", "attributes", "arguments"),
+        *("request", "result", "canvas", "signals", "current", "discovery"),
+    },
     {"executor", "worker", "scheduler", "events"},
     {"inprocess"},
     {"cli", "testing"},

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from celeriac.options import CallOptions
     from celeriac.request import Request
     from celeriac.wire.envelope import Outgoing
-    from celeriac.wire.message import Message
 
 __all__ = ["Celeriac"]
 
@@ -104,7 +103,9 @@ class Celeriac:
         self._backend: ResultBackend | None = None
         self._annotations: Any = None
         self._packages: list[tuple[Any, str | None]] = []
+        #: Reads the configuration; None when there is none, or it is read.
         self._source: Callable[[], None] | None = None
+        self._reading = False
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         for name, value in given.items():
             if value is None:
@@ -127,12 +128,21 @@ class Celeriac:
     def conf(self) -> Settings:
         """The settings: ``app.conf.task_acks_late = False``, ``app.conf.update(...)``."""
         if self._source is not None:
-            with self._lock:
-                source, self._source = self._source, None
-                if source is not None:
-                    self.on_configure.send(sender=self)
-                    source()
+            self._read_source()
         return self._conf
+
+    def _read_source(self) -> None:
+        with self._lock:
+            # A module with settings may itself look at them while it is imported: it finds what there is so far.
+            if self._source is None or self._reading:
+                return
+            self._reading = True
+            try:
+                self.on_configure.send(sender=self)
+                self._source()
+                self._source = None
+            finally:
+                self._reading = False
 
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
@@ -205,16 +215,16 @@ class Celeriac:
         with a `DuplicateTaskNameWarning`.
         """
 
-        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-            task = made_of(function, self, options)
-            known = self._tasks.get(task.name)
-            if known is not None:
-                registry.warn_of_duplicate(task.name, stacklevel=3)
-                return known
-            self._add(task)
-            return options["filter"](task) if options.get("filter") else task
+        return partial(self._decorated, options) if function is None else self._decorated(options, function)
 
-        return decorate if function is None else decorate(function)
+    def _decorated(self, options: Mapping[str, Any], function: Callable[..., Any]) -> Task[..., Any]:
+        task = made_of(function, self, options)
+        known = self._tasks.get(task.name)
+        if known is not None:
+            registry.warn_of_duplicate(known)
+            return known
+        self._add(task)
+        return options["filter"](task) if options.get("filter") else task
 
     def register_task(self, task: TaskT | type[TaskT], **options: Any) -> TaskT:
         """Add a class-based task, given as class or instance; returns the instance. One of its name is replaced,
@@ -223,7 +233,7 @@ class Celeriac:
         made.configure(options)
         made.bind(self)
         if made.name in self._tasks:
-            registry.warn_of_duplicate(made.name, stacklevel=2)
+            registry.warn_of_duplicate(made)
         self._add(made)
         return made
 
@@ -304,10 +314,6 @@ class Celeriac:
         Raises `OperationalError`; a `PublishFailed` names the tasks that were not published.
         """
         self.publisher.publish(batch, connection)
-
-    def outgoing(self, message: Message, options: Mapping[str, Any] = _NOTHING) -> Outgoing:
-        """A message with its route, as bytes. `options`: where to and how encoded."""
-        return self.publisher.outgoing(message, options)
 
     def follow_ups(
         self,

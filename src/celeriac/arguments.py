@@ -34,14 +34,6 @@ class Parameters:
         except TypeError as exc:
             raise TypeError(f"{name}(): {exc}") from None
 
-    def accept(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether the function can be called so."""
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError:
-            return False
-        return True
-
     def without(self, kwargs: Mapping[str, Any], count: int) -> dict[str, Any]:
         """Keyword arguments less those that `count` positional ones give already."""
         taken = self._names[:count]

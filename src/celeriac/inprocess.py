@@ -35,7 +35,7 @@ class InProcessWorker:
     2. `execute` runs calls on the calling thread until the worker ends; as many threads as there are slots.
     3. `stop` shuts the worker down and waits for it.
 
-    `broker` and `backend` are shared with the caller where given (a memory broker has to be), else opened.
+    `servers` are shared with the caller where given (a memory broker has to be), else opened.
     """
 
     def __init__(
@@ -43,15 +43,13 @@ class InProcessWorker:
         app: Celeriac,
         options: WorkerOptions,
         *,
-        broker: Broker | None = None,
-        backend: ResultBackend | None = None,
+        servers: tuple[Broker, ResultBackend] | None = None,
         quiet: bool = False,
     ) -> None:
         self.worker: Worker | None = None
         self._app = app
         self._options = options
-        self._broker = broker
-        self._backend = backend
+        self._servers = servers
         self._quiet = quiet
         self._ends: queue.SimpleQueue[tuple[socket.socket, socket.socket] | None] = queue.SimpleQueue()
         self._ready = threading.Event()
@@ -99,8 +97,7 @@ class InProcessWorker:
                     manifest,
                     created=self._created,
                     on_ready=self._ready.set,
-                    broker=self._broker,
-                    backend=self._backend,
+                    servers=self._servers,
                     quiet=self._quiet,
                 )
             )

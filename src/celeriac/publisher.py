@@ -54,7 +54,7 @@ class Publisher:
 
     @property
     def router(self) -> Router:
-        """Where messages go, by the settings as they are now."""
+        """Where messages go, by the settings as they are now; a dict of routes changed in place is not noticed."""
         wanted = _ROUTING(self._app.conf)
         if self._router is None or self._router[0] != wanted:
             self._router = wanted, Router.of(self._app.conf)
@@ -121,12 +121,6 @@ class Publisher:
             parent=parent or running(),
         )
         return message, self._outgoing(message, chosen, route)
-
-    def outgoing(self, message: Message, options: Mapping[str, Any] = _NOTHING) -> Outgoing:
-        """A message with its route, as bytes. `options`: where to and how encoded."""
-        return self._outgoing(
-            message, options, self.router.route(message.task, options, message.args, message.kwargs)
-        )
 
     def _outgoing(self, message: Message, options: Mapping[str, Any], route: Route) -> Outgoing:
         conf = self._app.conf

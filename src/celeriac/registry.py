@@ -5,6 +5,7 @@ The only state of celeriac that belongs to the process lives here: the tasks of 
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -79,16 +80,16 @@ def add_shared(task: Task[..., Any]) -> Task[..., Any]:
     one keeps it, and is returned."""
     known = _shared.setdefault(task.name, task)
     if known is not task:
-        warn_of_duplicate(task.name, stacklevel=4)
+        warn_of_duplicate(task)
     return known
 
 
-def warn_of_duplicate(name: str, *, stacklevel: int) -> None:
-    warnings.warn(
-        f"two tasks are named {name!r}: the first one keeps the name",
-        DuplicateTaskNameWarning,
-        stacklevel=stacklevel,
-    )
+def warn_of_duplicate(task: Task[..., Any]) -> None:
+    """Warn, at the first line outside of celeriac, that the name of this task is taken."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("celeriac."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"two tasks are named {task.name!r}", DuplicateTaskNameWarning, stacklevel=level)
 
 
 def current_app() -> Celeriac:

@@ -105,6 +105,15 @@ def test_the_first_of_two_functions_keeps_the_name(app: Celeriac, add: Task) -> 
     assert caught[0].filename == __file__
 
 
+def test_the_warning_names_the_line_of_a_bare_decorator(app: Celeriac) -> None:
+    def job() -> None: ...
+
+    app.task(job)
+    with pytest.warns(DuplicateTaskNameWarning) as caught:
+        app.task(job)
+    assert caught[0].filename == __file__
+
+
 def test_register_task_replaces(app: Celeriac, add: Task) -> None:
     class Other(Task):
         name = "t.add"
@@ -221,6 +230,23 @@ def test_configuration_is_read_at_the_first_look(tmp_path: Path, monkeypatch: py
     assert app.conf.task_default_queue == "late"
     assert app.conf.task_default_queue == "late"
     assert told == [app]
+
+
+def test_a_configuration_that_cannot_be_read_is_never_passed_over() -> None:
+    app = Celeriac("t", config_source="no_such_module_at_all")
+    for _ in range(2):
+        with pytest.raises(ImproperlyConfigured):
+            app.conf
+
+
+def test_a_configuration_may_look_at_the_app_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "looking_config_of_test_app.py").write_text(
+        "from celeriac import current_app\ntask_default_queue = current_app.conf.task_default_queue + '2'\n"
+    )
+    assert Celeriac("t", config_source="looking_config_of_test_app").conf.task_default_queue == "celery2"
 
 
 def test_force_reads_now_and_silent_forgives() -> None:
@@ -658,6 +684,11 @@ def test_a_transaction_is_passed_to_the_broker(app: Celeriac) -> None:
         app.send_task("x", connection=object())
     with pytest.raises(TypeError, match="cannot publish in a transaction of object"):
         app.send_task("x", session=object())
+
+
+def test_a_batch_is_published_at_once(app: Celeriac, add: Task) -> None:
+    app.publish([app.publisher.lay_out("t.add", (1, n), {}, task=add)[1] for n in range(3)])
+    assert app.broker.size("celery").ready == 3
 
 
 def test_servers_are_opened_once_and_survive_close(app: Celeriac) -> None:

@@ -13,9 +13,9 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -37,18 +37,12 @@ from celeriac.brokers.lease import LeaseWatch
 from celeriac.brokers.memory import check_routes
 from celeriac.errors import OperationalError, PublishFailed
 from celeriac.sql import messages, open_database, schema
-from celeriac.sql.database import Database, Transaction
+from celeriac.sql.database import Database, Transaction, bounded
 from celeriac.topology import Queue
 from celeriac.wire.disposition import Ack, DeadLetter, Defer, Return
 from celeriac.wire.envelope import Envelope, Outgoing
 
 __all__ = ["SQLBroker", "SQLConsumer"]
-
-T = TypeVar("T")
-
-#: What one transaction writes at most: others wait for it.
-_ROWS = 1000
-_BYTES = 1 << 20
 
 _decode = msgspec.msgpack.Decoder(Envelope).decode
 
@@ -95,7 +89,7 @@ class SQLBroker(Broker):
         deadline = time.monotonic() + self.options.publish_timeout
         routes: list[list[str]] = []
         try:
-            for part in _bounded(batch, _bytes_of):
+            for part in bounded(batch, _bytes_of):
                 with database.transaction(max(0.0, deadline - time.monotonic())) as transaction:
                     new = self._unknown(each.queue for each in part if each.queue is not None)
                     messages.declare(transaction, new)
@@ -174,19 +168,6 @@ class SQLBroker(Broker):
 def topic_of(queue: str) -> str:
     """What is rung for the messages of a queue."""
     return f"queue {queue}"
-
-
-def _bounded(batch: Sequence[T], bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
-    """`batch` in parts that one transaction may write; each has at least one item."""
-    start = size = 0
-    for at, each in enumerate(batch):
-        more = bytes_of(each)
-        if at > start and (at - start >= _ROWS or size + more > _BYTES):
-            yield batch[start:at]
-            start, size = at, 0
-        size += more
-    if start < len(batch):
-        yield batch[start:] if start else batch
 
 
 def _bytes_of(outgoing: Outgoing) -> int:
@@ -428,7 +409,7 @@ class OneTransaction(Unit):
     backend: SQLBackend
 
     def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
-        return [each for part in _bounded(batch, _bytes_to_write) for each in self._complete(part)]
+        return [each for part in bounded(batch, _bytes_to_write) for each in self._complete(part)]
 
     def _complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
         consumer, broker, backend = self.consumer, self.consumer.broker, self.backend

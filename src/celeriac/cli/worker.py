@@ -215,7 +215,6 @@ def worker_options(general: General, given: Given) -> WorkerOptions:
     node = node_name(given["hostname"])
     return WorkerOptions(
         app=general.app,
-        workdir=general.workdir,
         hostname=node,
         # a pool that cannot grow must be as large as it may get
         concurrency=given["concurrency"] or given["autoscale"],

@@ -20,7 +20,7 @@ def load(boot: Boot) -> Celeriac:
     """
     from celeriac.loading import load_app
 
-    app = load_app(boot.app, workdir=boot.workdir, include=tuple(boot.include))
+    app = load_app(boot.app, include=tuple(boot.include))
     if boot.overrides:
         app.conf.update(boot.overrides)
     app.conf.check()

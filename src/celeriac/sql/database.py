@@ -16,13 +16,31 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-__all__ = ["Database", "Transaction", "Waiter"]
+__all__ = ["Database", "Transaction", "Waiter", "bounded"]
 
+T = TypeVar("T")
+
+#: What one transaction writes at most: others wait for it.
+_ITEMS = 1000
+_BYTES = 1 << 20
 #: Rows of one INSERT, ids of one list. SQLite once took no more than 999 values in a statement.
 _ROWS = 64
 _IDS = 512
+
+
+def bounded(batch: Sequence[T], bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """`batch` in parts that one transaction may write; each has at least one item."""
+    start = size = 0
+    for at, each in enumerate(batch):
+        more = bytes_of(each)
+        if at > start and (at - start >= _ITEMS or size + more > _BYTES):
+            yield batch[start:at]
+            start, size = at, 0
+        size += more
+    if start < len(batch):
+        yield batch[start:]
 
 
 @lru_cache(maxsize=512)

@@ -79,8 +79,8 @@ class Tables:
         for setting, value in (("database_table_names", names), ("database_table_schemas", schemas)):
             if wrong := value.keys() - {"task", "group"}:
                 raise ImproperlyConfigured(f"{setting} has task and group, not {', '.join(sorted(wrong))}")
-        task = names.get("task", cls.task)
-        group = names.get("group", cls.group)
+        default = cls()
+        task, group = names.get("task", default.task), names.get("group", default.group)
         return cls(_qualified(schemas.get("task"), task), _qualified(schemas.get("group"), group))
 
 

@@ -33,8 +33,7 @@ def running_worker(app: Celeriac, *, concurrency: int = 1, **options: Any) -> Ge
     worker = InProcessWorker(
         app,
         WorkerOptions(app=app.main or "", concurrency=concurrency, pool="solo", **options),
-        broker=app.broker,
-        backend=app.backend,
+        servers=(app.broker, app.backend),
         quiet=True,
     )
     threads = [

@@ -152,7 +152,6 @@ class Boot(msgspec.Struct, frozen=True, array_like=True, tag="boot"):
 
     app: str
     hostname: str
-    workdir: str | None = None
     include: list[str] = []
     #: Settings given on the command line, applied over the app's own.
     overrides: dict[str, Any] = {}

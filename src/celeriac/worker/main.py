@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from celeriac import __version__, log
 from celeriac.backends import open_backend
@@ -41,8 +41,6 @@ def run(options: WorkerOptions) -> int:
     0 after SIGTERM, 1 after SIGINT (as Celery's) and when it could not start or go on.
     """
     log.configure(options.loglevel, file=options.logfile, color=options.color)
-    if options.workdir is not None:
-        os.chdir(options.workdir)
     pool = Pool(NurseryLauncher(boot_of(options)))
     try:
         return asyncio.run(_run(options, pool))
@@ -66,7 +64,6 @@ def boot_of(options: WorkerOptions) -> Boot:
     return Boot(
         app=options.app,
         hostname=options.hostname,
-        workdir=options.workdir,
         include=list(options.include),
         overrides=options.overrides,
         loglevel=options.loglevel,
@@ -109,27 +106,20 @@ async def serve(
     *,
     created: Callable[[Worker], None],
     on_ready: Callable[[], None] | None = None,
-    broker: Broker | None = None,
-    backend: ResultBackend | None = None,
+    servers: tuple[Broker, ResultBackend] | None = None,
     quiet: bool = False,
 ) -> None:
-    """Run one worker on this loop until it is shut down. `created` gets it before it starts, `on_ready` is
-    called once it takes tasks; `quiet` leaves the banner out.
+    """Run one worker on this loop until it is shut down.
 
-    `broker` and `backend`, where given, are shared with the caller, who closes them.
+    `created` gets it before it starts, `on_ready` is called once it takes tasks. `servers`, where given, are
+    shared with the caller, who closes them; else those of the settings are opened. `quiet`: no banner.
     """
     settings = Settings.from_plain(manifest.settings)
     for name in settings.not_yet():
         logger.warning("%s is set, but the part that obeys it comes in a later release", name)
     queues = queues_to_consume(settings, options.queues, options.exclude_queues)
-    ours: list[Broker | ResultBackend] = []
-    if broker is None:
-        broker = open_broker(settings.effective_broker_url, broker_options(settings))
-        ours.append(broker)
-    if backend is None:
-        backend = open_backend(settings.effective_result_backend, backend_options(settings))
-        ours.append(backend)
-    try:
+    with ExitStack() as stack:
+        broker, backend = servers or _open_servers(settings, stack)
         if options.purge:
             _purge(broker, queues)
         if not quiet:
@@ -151,9 +141,15 @@ async def serve(
         # Nothing made so far will go away: the collector need not look at it again.
         gc.freeze()
         await worker.run()
-    finally:
-        for each in reversed(ours):
-            each.close()
+
+
+def _open_servers(settings: Settings, stack: ExitStack) -> tuple[Broker, ResultBackend]:
+    """Broker and result backend of the settings, closed with the stack."""
+    broker = open_broker(settings.effective_broker_url, broker_options(settings))
+    stack.callback(broker.close)
+    backend = open_backend(settings.effective_result_backend, backend_options(settings))
+    stack.callback(backend.close)
+    return broker, backend
 
 
 def _purge(broker: Broker, queues: list[Queue]) -> None:

@@ -68,6 +68,7 @@ class Nursery(asyncio.Protocol):
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",
                     "-m",
                     "celeriac.executor",
                     "nursery",

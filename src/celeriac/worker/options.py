@@ -28,7 +28,6 @@ class WorkerOptions:
 
     #: Where the app is: ``proj``, ``proj.celeriac``, ``proj:app``; resolved in an executor, never here.
     app: str
-    workdir: str | None = None
     #: Node name (``-n``), already expanded.
     hostname: str = field(default_factory=node_name)
     #: Number of executors (``-c``); None: ``worker_concurrency``, else the number of cores.

@@ -1,0 +1,206 @@
+"""Results in an SQL database: the tables of Celery's database backend, which its clients and tools can read.
+
+Beside a broker on the same database, what a task leads to, its record and its settlement are one transaction
+(`celeriac.brokers.sql`). What has expired is deleted a little with everything that is put, so that no nightly job has
+to hold the database up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import ClassVar
+
+from celeriac.backends.base import BackendOptions, BackendTraits, ResultBackend
+from celeriac.sql import bookkeeping, open_database, schema
+from celeriac.sql.database import Database, Transaction, Waiter, bounded
+from celeriac.sql.records import Records
+from celeriac.states import READY_STATES
+from celeriac.wire.record import Group, Record
+
+__all__ = ["SQLBackend"]
+
+#: What is rung when a task has ended.
+_TOPIC = "results"
+#: How many watchers are told at once; the others look by themselves.
+_WATCHERS = 32
+#: Tasks that one look asks for, where they are many.
+_LOOK = 500
+
+
+def bytes_of(record: Record) -> int:
+    """Roughly, what it takes to write a record."""
+    return 500 + len(record.result)
+
+
+class SQLBackend(ResultBackend):
+    """Records in a database. Watchers on the same host as the writer are woken at once, others within 20 ms."""
+
+    schemes: ClassVar[tuple[str, ...]] = ("sqlite",)
+    traits: ClassVar[BackendTraits] = BackendTraits(persistent=True, push=True)
+
+    def __init__(self, url: str, options: BackendOptions) -> None:
+        super().__init__(url, options)
+        self.database = open_database(url)
+        tables = schema.Tables.named(
+            options.transport.get("database_table_names") or {},
+            options.transport.get("database_table_schemas") or {},
+        )
+        self._part = schema.results(tables)
+        self._records = Records(self.database, tables, options.transport.get("result_serializer", "json"))
+        #: The incarnation of the database that has our tables.
+        self._prepared: int | None = None
+        self._waiters: set[Waiter] = set()
+
+    def prepare(self) -> Database:
+        """The database with our tables in it. To be called before each use, outside of transactions."""
+        database = self.database
+        if database.incarnation() != self._prepared:
+            schema.prepare(database, self._part, self.options.timeout)
+            self._prepared = database.incarnation()
+        return database
+
+    # -- records ----------------------------------------------------------------------------------------------
+
+    def put(self, records: Sequence[Record]) -> None:
+        for part in bounded(records, bytes_of):
+            with self._transaction() as transaction:
+                self.put_in(transaction, part)
+            self.ring(part)
+
+    def put_in(self, transaction: Transaction, records: Sequence[Record]) -> None:
+        """`put` within a transaction; `ring` is to follow it."""
+        if records:
+            now = self.options.clock.now()
+            self._records.put(transaction, records, now)
+            self._expire(transaction, now, len(records))
+
+    def ring(self, records: Sequence[Record]) -> None:
+        """Wake those who may wait for one of these."""
+        if any(record.state in READY_STATES for record in records):
+            self.database.ring([_TOPIC], _WATCHERS)
+
+    def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        with self.prepare().reading() as read:
+            found = {record.task_id: record for record in self._records.get(read, ids)}
+        return [found.get(id) for id in ids]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        with self._transaction() as transaction:
+            self._records.delete(transaction, ids)
+
+    # -- watching ---------------------------------------------------------------------------------------------
+
+    def watch(self, ids: Collection[str], timeout: float | None) -> Iterator[Record]:
+        # Not itself a generator, so that the time runs from the call and not from the first look.
+        return self._watch(set(ids), float("inf") if timeout is None else time.monotonic() + timeout)
+
+    def _watch(self, waiting: set[str], deadline: float) -> Iterator[Record]:
+        if not waiting:
+            return
+        waiter = self.prepare().waiter([_TOPIC])
+        self._waiters.add(waiter)
+        search = Search(self._records, waiting)
+        try:
+            with waiter:
+                while True:
+                    with self.prepare().reading() as read:
+                        found = search.look(read)
+                    for record in found:
+                        waiting.discard(record.task_id)
+                        yield record
+                    left = deadline - time.monotonic()
+                    if not waiting or left <= 0 or waiter.wait(left):
+                        return
+        finally:
+            self._waiters.discard(waiter)
+            waiter.close()
+
+    # -- groups and chords ------------------------------------------------------------------------------------
+
+    def save_group(self, group: Group) -> None:
+        now = self.options.clock.now()
+        with self._transaction() as transaction:
+            self._records.put_group(transaction, group, now)
+            self._expire(transaction, now, 1)
+
+    def load_group(self, group_id: str) -> Group | None:
+        with self.prepare().reading() as read:
+            return self._records.get_group(read, group_id)
+
+    def forget_group(self, group_id: str) -> None:
+        with self._transaction() as transaction:
+            self._records.delete_group(transaction, group_id)
+
+    def join(self, chord: str, index: int, record: Record, size: int) -> Sequence[Record] | None:
+        now = self.options.clock.now()
+        with self._transaction() as transaction:
+            parts = bookkeeping.join(transaction, chord, index, record, size, now)
+            self._expire(transaction, now, 1)
+            return parts
+
+    def finish_chord(self, chord: str) -> bool:
+        with self._transaction() as transaction:
+            return bookkeeping.finish(transaction, chord, self.options.clock.now())
+
+    # -- revocations ------------------------------------------------------------------------------------------
+
+    def revoke(self, ids: Sequence[str], *, until: datetime) -> None:
+        with self._transaction() as transaction:
+            bookkeeping.revoke(transaction, ids, until, self.options.clock.now())
+
+    def revoked(self, after: int) -> tuple[int, Mapping[str, datetime]]:
+        with self.prepare().reading() as read:
+            return bookkeeping.revoked_after(read, after, self.options.clock.now())
+
+    def close(self) -> None:
+        for waiter in list(self._waiters):
+            waiter.close()
+        self.database.close()
+
+    def _transaction(self) -> AbstractContextManager[Transaction]:
+        return self.prepare().transaction(self.options.timeout)
+
+    def _expire(self, transaction: Transaction, now: datetime, added: int) -> None:
+        """Delete twice as much as was added, as long as there is something: so what has expired gets less."""
+        if self.options.expires is not None:
+            before = now - timedelta(seconds=self.options.expires)
+            self._records.expire(transaction, before, 2 * added)
+            bookkeeping.expire(transaction, before, 2 * added)
+
+
+class Search:
+    """Looks again and again which of many tasks have ended, without asking for all of them each time.
+
+    1. The first look asks for all. 2. As long as they are many, the next ones ask for those whose row is new,
+    and, since a row may also have been there and changed, for a few hundred of the others in turn.
+    """
+
+    def __init__(self, records: Records, waiting: set[str]) -> None:
+        self._records = records
+        #: Who has not ended; the caller takes out those who have.
+        self._waiting = waiting
+        #: The last row that was seen; None before the first look.
+        self._row: int | None = None
+        self._turn: Iterator[str] = iter(())
+
+    def look(self, read: Transaction) -> list[Record]:
+        if self._row is None:
+            self._row = self._records.last(read)
+        elif len(self._waiting) > _LOOK:
+            return self._records.final(read, [*self._new(read, self._row), *self._some()])
+        return self._records.final(read, list(self._waiting))
+
+    def _new(self, read: Transaction, row: int) -> Iterator[str]:
+        while added := self._records.added_since(read, row, _LOOK):
+            yield from (id for _, id in added if id in self._waiting)
+            self._row = row = added[-1][0]
+
+    def _some(self) -> list[str]:
+        some = [id for id in islice(self._turn, _LOOK) if id in self._waiting]
+        if not some:
+            self._turn = iter(list(self._waiting))
+        return some
