@@ -108,7 +108,7 @@ class WorkerProcess:
         """Every process of this worker."""
         return [self.process.pid, *children(self.process.pid), *self.executors()]
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def kill(self) -> None:

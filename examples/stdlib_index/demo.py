@@ -120,14 +120,16 @@ class Demo:
         try:
             stumbling = stumble.delay()
             reminder, asked = clock.apply_async(countdown=COUNTDOWN), time.time()
-            pending = [index_file.delay(path) for path in watched(self._files, "handing over")]
+            pending = {path: index_file.delay(path) for path in watched(self._files, "handing over")}
             story.handed_over = self._now()
 
-            for value in watched(as_completed(pending), "indexing", total=len(self._files)):
+            # Targets: files that take long enough to be hit in the middle.
+            slow = [pending[path] for path in sorted(pending, key=os.path.getsize)[-100:]]
+            for value in watched(as_completed(pending.values()), "indexing", total=len(pending)):
                 story.values.append(value)
                 if value["attempts"] > 1:
                     story.recovered.append(self._now())
-                self._do_damage(pending)
+                self._do_damage(slow)
             story.finished = self._now()
 
             story.tries = stumbling.get(timeout=PATIENCE)
@@ -156,16 +158,17 @@ class Demo:
                 stderr=log,
             )
 
-    def _do_damage(self, pending: Sequence[AsyncResult[Index]]) -> None:
-        """Kill an executor when half of the files are done, its worker at three quarters, both while busy."""
+    def _do_damage(self, targets: Sequence[AsyncResult[Index]]) -> None:
+        """Kill an executor when half of the files are done, its worker at three quarters, both while they work
+        on a target."""
         done = len(self.story.values) / len(self._files)
         kill_executor = done >= 1 / 2 and not self.story.executor_killed
         kill_worker = done >= 3 / 4 and not self.story.worker_killed
         if not kill_executor and not kill_worker:
             return
-        pid = next(running(pending), None)
+        pid = next(running(targets), None)
         if pid is None:
-            return  # between two files: try again after the next one
+            return
         if kill_executor:
             self._kill_executor(pid)
         else:

@@ -76,7 +76,7 @@ class Celeriac:
         *,
         broker: str | Sequence[str] | Broker | None = None,
         backend: str | ResultBackend | None = None,
-        include: Iterable[str] | str | None = None,
+        include: Sequence[str] | str | None = None,
         config_source: Any = None,
         config_source_silent: bool = False,
         namespace: str | None = None,
@@ -99,23 +99,16 @@ class Celeriac:
         self._lock = threading.RLock()
         self._tasks = Registry()
         self._task_cls = task_cls
-        self._broker: Broker | None = None
-        self._backend: ResultBackend | None = None
         self._annotations: Any = None
         self._packages: list[tuple[Any, str | None]] = []
         #: Reads the configuration; None when there is none, or it is read.
         self._source: Callable[[], None] | None = None
         self._reading = False
+        # A server that is given as an object is used as it is; anything else is a setting.
+        self._broker = cast("Broker | None", None if _is_setting(broker) else broker)
+        self._backend = cast("ResultBackend | None", None if _is_setting(backend) else backend)
         given = {"broker_url": broker, "result_backend": backend, "include": include}
-        for name, value in given.items():
-            if value is None:
-                continue
-            if name == "broker_url" and not isinstance(value, str | list | tuple):
-                self._broker = cast("Broker", value)
-            elif name == "result_backend" and not isinstance(value, str):
-                self._backend = cast("ResultBackend", value)
-            else:
-                settings[name] = value
+        settings |= {name: value for name, value in given.items() if value and _is_setting(value)}
         self._conf = Settings({**(changes or {}), **settings})
         if config_source is not None:
             self.config_from_object(config_source, silent=config_source_silent, namespace=namespace)
@@ -376,6 +369,10 @@ class Celeriac:
 
     def __repr__(self) -> str:
         return f"<Celeriac {self.main or '__main__'}>"
+
+
+def _is_setting(value: object) -> bool:
+    return value is None or isinstance(value, str | list | tuple)
 
 
 def _restored(main: str | None, changes: Mapping[str, Any]) -> Celeriac:

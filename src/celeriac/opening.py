@@ -30,9 +30,13 @@ def broker_options(settings: Settings) -> BrokerOptions:
 
 def backend_options(settings: Settings) -> BackendOptions:
     """Options of the result backend of these settings: ``result_backend_transport_options``, and under their own
-    names the settings of its kind (``database_table_names`` …) that somebody set."""
+    names ``result_serializer`` and what somebody set of the settings of its kind (``database_table_names`` …)."""
     own = {name: value for name, value in settings.changes.items() if name.startswith(_OF_BACKENDS)}
     return BackendOptions(
         expires=settings.result_expires or None,
-        transport={**own, **settings.result_backend_transport_options},
+        transport={
+            "result_serializer": settings.result_serializer,
+            **own,
+            **settings.result_backend_transport_options,
+        },
     )

@@ -149,12 +149,8 @@ class Task(TaskOptions, Generic[P, R_co]):
             request.starting = False
             return self.run(*args, **kwargs)
         with self._pushed(Request(task=self.name, args=args, kwargs=kwargs, outer=request)):
-            value = self.run(*args, **kwargs)
-            if inspect.iscoroutine(value):
-                import asyncio
-
-                return asyncio.run(value)
-            return value
+            value: Any = self.run(*args, **kwargs)
+            return _waited_for(value, self.name) if inspect.iscoroutine(value) else value
 
     def execute(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Any:
         """What a worker calls: the function, with models made and dumped and automatic retries raised as `Retry`.
@@ -427,12 +423,23 @@ class Task(TaskOptions, Generic[P, R_co]):
     # -- as an object -----------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _find, (self.name, type(self).__module__ if self.__wrapped__ is None else self.__module__)
-
-    __wrapped__: Any = None
+        return _find, (self.name, self.__module__)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+def _waited_for(coroutine: Any, name: str) -> Any:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    coroutine.close()
+    raise RuntimeError(
+        f"{name} cannot be called as a function in a running event loop: await its run() instead"
+    )
 
 
 def _find(name: str, module: str) -> Task[..., Any]:

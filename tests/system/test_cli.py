@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from celeriac.routing import queues_to_consume
 from celeriac.wire import codecs
 from celeriac.wire.errors import to_meta
 from celeriac.wire.record import Record
+from support import WorkerProcess
 
 TASKS = """
 from celeriac import Celeriac
@@ -190,7 +192,7 @@ def test_result_of_a_failed_task_is_a_failure(folder: Path, app: Celeriac) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert one_line(done.stderr) == "Error: task id-1 is FAILURE: ValueError('no')\n"
     done = celeriac("result", "id-1", "--traceback", folder=folder)
-    assert (done.returncode, done.stdout) == (1, "Traceback\n  in the worker\n\n")
+    assert (done.returncode, done.stdout) == (1, "Traceback\n  in the worker\n")
     done = celeriac("result", "id-1", "--json", folder=folder)
     assert done.returncode == 1
     assert json.loads(done.stdout)["result"]["exc_type"] == "ValueError"
@@ -301,17 +303,34 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     assert "broken.py" in done.stderr
 
 
-def test_a_broker_that_cannot_be_used_is_unavailable(folder: Path) -> None:
+def test_a_broker_that_does_not_answer_is_unavailable(folder: Path, app: Celeriac) -> None:
+    app.send_task("tasks.add", (1, 2))
+    (folder / "hasty.py").write_text(
+        "from celeriac import Celeriac\napp = Celeriac(broker_publish_timeout=0.2)\n"
+    )
+    with closing(sqlite3.connect("celeriac.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        done = celeriac("-A", "hasty", "call", "tasks.add", folder=folder)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "celeriac.db" in one_line(done.stderr)
+    assert waiting(app) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [("sqlight:///x", "sqlite"), ("sqlite:///notadb", "notadb"), ("sqlite:///no/such/x.db", "no/such")],
+)
+def test_a_wrong_broker_is_named(folder: Path, url: str, named: str) -> None:
     (folder / "notadb").write_bytes(b"this is no database" * 100)
-    done = celeriac("-b", "sqlite:///notadb", "call", "x", folder=folder)
-    assert done.returncode == 69
-    assert "notadb" in one_line(done.stderr)
-
-
-def test_an_unknown_broker_is_named(folder: Path) -> None:
-    done = celeriac("-b", "sqlight:///x", "purge", "-f", folder=folder)
+    done = celeriac("-b", url, "purge", "-f", folder=folder)
     assert done.returncode == 1
-    assert "sqlite" in one_line(done.stderr)
+    assert named in one_line(done.stderr)
+
+
+def test_a_message_that_no_queue_takes_is_a_failure(folder: Path) -> None:
+    done = celeriac("call", "x", "--exchange", "nowhere", folder=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'nowhere'" in one_line(done.stderr)
 
 
 def test_a_worker_with_a_taken_pidfile_does_not_start(folder: Path) -> None:
@@ -320,6 +339,32 @@ def test_a_worker_with_a_taken_pidfile_does_not_start(folder: Path) -> None:
     assert done.returncode == 73
     assert f"process {os.getpid()} runs already" in one_line(done.stderr)
     assert (folder / "w.pid").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_worker_holds_its_pidfile_while_it_runs(folder: Path) -> None:
+    with WorkerProcess(folder, "--pidfile", "%n.pid", "-n", "w1") as worker:
+        worker.ready()
+        assert (folder / "w1.pid").read_text() == f"{worker.process.pid}\n"
+        assert worker.stop() == 0
+    assert not (folder / "w1.pid").exists()
+
+
+def test_a_worker_takes_options_from_everywhere(folder: Path, app: Celeriac) -> None:
+    result = app.send_task("tasks.add", (1, 2), queue="special")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celeriac", "-l", "info", "worker", "-c1", "--app=tasks", "worker.lease=5"],
+        cwd=folder,
+        env=environment(CELERY_WORKER_QUEUES="special"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        assert result.get(timeout=30) == 3
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, out.decode()
+    assert b"special" in out
 
 
 def test_options_without_effect_are_named_once(folder: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, Ignore, Reject, signals
+from celeriac import Celeriac, signals
+from celeriac.errors import Ignore, Reject
 from celeriac.executor.invoke import Finished, invoke
 from celeriac.task import Task
 from celeriac.wire import codecs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import pickle
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -176,7 +178,18 @@ def test_calling_an_async_task_gives_its_value(app: Celeriac) -> None:
     async def job(x: int) -> int:
         return x + 1
 
+    async def within_a_loop() -> int:
+        with pytest.raises(RuntimeError, match=r"await its run\(\) instead"):
+            job(1)
+        return await job.run(1)  # pyright: ignore
+
     assert job(1) == 2
+    assert asyncio.run(within_a_loop()) == 2
+
+
+def test_the_signature_of_a_task_is_that_of_its_function(app: Celeriac) -> None:
+    assert list(inspect.signature(job_of(app)).parameters) == ["x", "y", "z"]
+    assert inspect.signature(app.register_task(_named("own"))) is not None
 
 
 def test_an_abstract_task_cannot_run() -> None:
@@ -206,8 +219,6 @@ async def _value_of(awaitable: Any) -> Any:
 
 
 def test_async_functions_are_executed_as_coroutines(app: Celeriac, running: Request) -> None:
-    import asyncio
-
     @app.task(name="t.job", bind=True, autoretry_for=(OSError,))
     async def job(self: Task, x: int) -> int:
         if x < 0:

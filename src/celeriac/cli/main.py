@@ -13,7 +13,7 @@ from celeriac import __version__
 from celeriac.cli import console
 from celeriac.cli.arguments import Options, arrange, options_of
 from celeriac.cli.options import PREFIX, General, option
-from celeriac.errors import CeleriacError, ImproperlyConfigured, OperationalError, TimeoutError
+from celeriac.errors import CeleriacError, ImproperlyConfigured, OperationalError, PublishFailed, TimeoutError
 
 __all__ = ["celeriac", "run"]
 
@@ -83,10 +83,11 @@ class Commands(click.Group):
 
 
 def _status_of(exc: CeleriacError) -> int:
-    # that nothing is configured to answer is both an operational error and one of configuration
-    if isinstance(exc, OperationalError | TimeoutError) and not isinstance(exc, ImproperlyConfigured):
-        return console.UNAVAILABLE
-    return 1
+    """69 where trying again later may help, else 1."""
+    # that nothing is configured to answer is an operational error too
+    if isinstance(exc, ImproperlyConfigured) or (isinstance(exc, PublishFailed) and exc.unroutable):
+        return 1
+    return console.UNAVAILABLE if isinstance(exc, OperationalError | TimeoutError) else 1
 
 
 @click.group(

@@ -43,7 +43,7 @@ def command(
         if as_json:
             click.echo(_document(task_id, result.state, value, result.traceback))
         elif show_traceback and result.traceback:
-            click.echo(result.traceback)
+            click.echo(result.traceback.rstrip())
         elif failed:
             raise Failure(f"task {task_id} is {result.state}: {value!r}")
         else:

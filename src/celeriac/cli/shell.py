@@ -30,7 +30,8 @@ def command(
 ) -> None:
     """Start a Python shell with the app and its tasks.
 
-    It knows app, celery, Task, signature, and every task by its short name. Without a choice it is IPython, bpython or Python's own, the first that is installed.
+    It knows app, celery, Task, signature, and every task by its short name. Without a choice it is IPython,
+    bpython or Python's own, the first that is installed.
     """
     if eventlet or gevent:
         warning("no effect in this version of celeriac: --eventlet, --gevent")
