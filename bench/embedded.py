@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import limits
 import peers
@@ -29,10 +28,11 @@ from rich.table import Table
 from tasks import new_app
 
 from celeriac import Celeriac
-from celeriac.wire.message import Message
 
 #: Completions that are not counted at the start of a drain: the executors warm up.
 WARM_UP = 1_000
+#: Calls that are published at once.
+BULK = 1_000
 #: Seconds between two looks at the number of results.
 LOOK = 0.005
 
@@ -110,10 +110,15 @@ def enqueue_one_by_one(figures: Figures, count: int) -> None:
 def enqueue_and_drain(figures: Figures, count: int) -> None:
     """Fill the queue in bulk, then start a worker and let it drain."""
     with new_database() as app:
-        ids = [str(uuid4()) for _ in range(count)]
+        noop = app.tasks["bench.noop"]
+        noop.delay().forget()  # creates the tables
+        app.broker.purge("celery")
+        ids: list[str] = []
         started = time.perf_counter()
-        for at in range(0, count, 1000):
-            app.publish([app.outgoing(Message(task="bench.noop", id=id), {}) for id in ids[at : at + 1000]])
+        for _ in range(0, count, BULK):
+            calls = [app.publisher.lay_out(noop.name, (), {}, task=noop) for _ in range(BULK)]
+            app.publish([outgoing for _, outgoing in calls])
+            ids += [message.id for message, _ in calls]
         figures.add("enqueue in bulk", count / (time.perf_counter() - started))
         with Worker() as worker:
             figures.add("drain", drain_rate("celeriac.db", "SELECT count(*) FROM celery_taskmeta", count))

@@ -11,8 +11,32 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-__all__ = ["WorkerProcess", "children", "eventually"]
+from celeriac import Celeriac
+
+__all__ = ["JOURNAL", "Journal", "WorkerProcess", "children", "client_of", "eventually"]
+
+#: How a tasks module begins: `note` writes a line that a `Journal` reads; `hold` waits for a file, whose name it notes.
+JOURNAL = """
+import os, signal, time
+
+def note(*words, journal=os.path.abspath("journal")):
+    fd = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, (" ".join(map(str, words)) + "\\n").encode())
+    os.close(fd)
+
+def hold(gate, folder=os.getcwd()):
+    note("hold", gate)
+    while not os.path.exists(os.path.join(folder, gate)):
+        time.sleep(0.002)
+"""
+
+
+def client_of(folder: Path, **settings: Any) -> Celeriac:
+    """An app on the embedded database in `folder`, wherever this process works."""
+    url = f"sqlite:///{folder}/celeriac.db"
+    return Celeriac("tasks", broker=url, backend=url, set_as_current=False, **settings)
 
 
 def eventually(condition: Callable[[], object], *, within: float = 30.0, what: str = "") -> None:
@@ -38,6 +62,24 @@ def is_dead(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+class Journal:
+    """What the tasks of a folder noted, in order."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "journal"
+
+    def of(self, *words: object) -> list[list[str]]:
+        """What follows `words`, of every line that begins with them."""
+        begin = [str(each) for each in words]
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        split = [line.split() for line in lines]
+        return [line[len(begin) :] for line in split if line[: len(begin)] == begin]
+
+    def wait_for(self, *words: object, times: int = 1, within: float = 30.0) -> None:
+        """Wait until so many lines that begin with `words` were written."""
+        eventually(lambda: len(self.of(*words)) >= times, within=within, what=f"{words} in the journal")
 
 
 class WorkerProcess:
@@ -79,9 +121,9 @@ class WorkerProcess:
             return sum(text in line for line in self.output) >= times
 
         with self._changed:
-            assert self._changed.wait_for(
-                lambda: seen() or self.process.poll() is not None, within
-            ), f"not printed within {within}s: {text!r}\n{self.text}"
+            assert self._changed.wait_for(lambda: seen() or self.process.poll() is not None, within), (
+                f"not printed within {within}s: {text!r}\n{self.text}"
+            )
         assert seen(), f"the worker ended ({self.process.poll()}) before it printed {text!r}\n{self.text}"
 
     def ready(self) -> WorkerProcess:

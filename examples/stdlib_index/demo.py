@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,28 +92,29 @@ def library(most: int | None) -> list[str]:
 
 @dataclass
 class Story:
-    """What happened. Times are seconds since the first call."""
+    """What happened."""
 
+    started: datetime
+    handed_over: datetime | None = None
+    executor_killed: datetime | None = None
+    worker_killed: datetime | None = None
+    finished: datetime | None = None
     values: list[Index] = field(default_factory=list)
-    handed_over: float = 0.0
-    executor_killed: float = 0.0
-    worker_killed: float = 0.0
-    finished: float = 0.0
-    #: When each file whose first worker or executor had been killed came in after all.
-    recovered: list[float] = field(default_factory=list)
+    #: When each file that was in the hands of a killed process was done after all.
+    recovered: list[datetime] = field(default_factory=list)
+    #: Tries that `stumble` took, and seconds between the call of `clock` and its run.
     tries: int = 0
-    late: float = 0.0
+    waited: float = 0.0
 
 
 class Demo:
     """Starts a worker, hands over one task per file, collects the values, and does some damage on the way."""
 
     def __init__(self, files: Sequence[str], *, lease: float | None, log: Path) -> None:
-        self.story = Story()
+        self.story = Story(started=now())
         self._files = files
         self._lease = lease
         self._log = log
-        self._started = time.monotonic()
         self._worker = self._start_worker()
 
     def run(self) -> Story:
@@ -121,28 +123,26 @@ class Demo:
             stumbling = stumble.delay()
             reminder, asked = clock.apply_async(countdown=COUNTDOWN), time.time()
             pending = {path: index_file.delay(path) for path in watched(self._files, "handing over")}
-            story.handed_over = self._now()
+            story.handed_over = now()
 
             # Targets: files that take long enough to be hit in the middle.
             slow = [pending[path] for path in sorted(pending, key=os.path.getsize)[-100:]]
-            for value in watched(as_completed(pending.values()), "indexing", total=len(pending)):
+            for result in watched(as_completed(pending.values()), "indexing", total=len(pending)):
+                value = result.get()
                 story.values.append(value)
-                if value["attempts"] > 1:
-                    story.recovered.append(self._now())
+                if value["attempts"] > 1 and result.date_done is not None:
+                    story.recovered.append(result.date_done)
                 self._do_damage(slow)
-            story.finished = self._now()
+            story.finished = now()
 
             story.tries = stumbling.get(timeout=PATIENCE)
-            story.late = reminder.get(timeout=PATIENCE) - asked
+            story.waited = reminder.get(timeout=PATIENCE) - asked
         finally:
             self._worker.terminate()  # a warm shutdown: what runs may end
             status = self._worker.wait(timeout=PATIENCE)
         if status != 0:
             raise SystemExit(f"the worker exited with status {status}")
         return story
-
-    def _now(self) -> float:
-        return time.monotonic() - self._started
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         """``celeriac -A tasks worker -c 2``, as from a second terminal in this folder."""
@@ -176,7 +176,7 @@ class Demo:
 
     def _kill_executor(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
-        self.story.executor_killed = self._now()
+        self.story.executor_killed = now()
         say(f"killed executor {pid} in the middle of a file; its worker starts another")
 
     def _kill_worker(self) -> None:
@@ -184,7 +184,7 @@ class Demo:
         dead = self._worker
         dead.kill()
         dead.wait()
-        self.story.worker_killed = self._now()
+        self.story.worker_killed = now()
         self._worker = self._start_worker()
         say(f"killed worker {dead.pid}, started worker {self._worker.pid}, which goes on at once")
         say("and gets what the dead one had in hand when that one's lease ends, within 15 s")
@@ -197,17 +197,23 @@ def running(results: Iterable[AsyncResult[Index]]) -> Iterator[int]:
             yield pid
 
 
-def as_completed(results: Iterable[AsyncResult[Index]]) -> Iterator[Index]:
-    """The values of `results` in the order they come. Ends early when none has come for a long time."""
+def as_completed(results: Iterable[AsyncResult[Index]]) -> Iterator[AsyncResult[Index]]:
+    """Those of `results` that have ended, as they do. Ends early when none has for a long time."""
     waiting = deque(results)
     last = time.monotonic()
     while waiting and time.monotonic() - last < PATIENCE:
         result = waiting.popleft()
         try:
-            yield result.get(timeout=0.05)
-            last = time.monotonic()
+            result.get(timeout=0.05)
         except TimeoutError:
             waiting.append(result)
+        else:
+            yield result
+            last = time.monotonic()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 # -- what people see -----------------------------------------------------------------------------------------
@@ -269,28 +275,33 @@ def report(story: Story, files: Sequence[str], totals: Totals, direct: Totals) -
     console.print(table)
 
     lost = len(files) - len(story.values)
-    by_executor = [at for at in story.recovered if at < story.worker_killed]
-    by_worker = [at for at in story.recovered if at >= story.worker_killed]
     checks = {
         "tasks lost": (f"{lost} of {len(files):,}", lost == 0),
         "failed on purpose": (f"succeeded at try {story.tries}", story.tries == 2),
-        "countdown of 3 s": (f"ran {story.late:.2f} s after the call", story.late >= COUNTDOWN),
-        "executor killed": (recovery(by_executor, story.executor_killed), True),
-        "worker killed": (recovery(by_worker, story.worker_killed), True),
+        "countdown of 3 s": (f"ran {story.waited:.2f} s after the call", story.waited >= COUNTDOWN),
         "totals": ("equal" if totals == direct else "differ", totals == direct),
     }
     table = Table(title="what happened", title_justify="left", show_header=False)
     for what, (outcome, good) in checks.items():
         table.add_row(what, outcome, "[green]✓[/]" if good else "[bold red]✗[/]")
-    table.add_row("time", f"{story.finished:.1f} s, {story.handed_over:.1f} s of it to hand over", "")
+    table.add_row("executor killed", recovery(story, story.executor_killed, until=story.worker_killed))
+    table.add_row("worker killed", recovery(story, story.worker_killed, until=None))
+    if story.handed_over and story.finished:
+        handing_over = (story.handed_over - story.started).total_seconds()
+        all_done = (story.finished - story.started).total_seconds()
+        table.add_row("time", f"handed over in {handing_over:.1f} s, all done after {all_done:.1f} s")
     console.print(table)
     return all(good for _, good in checks.values())
 
 
-def recovery(recovered: Sequence[float], killed: float) -> str:
-    if not recovered:
+def recovery(story: Story, killed: datetime | None, *, until: datetime | None) -> str:
+    """What became of the files that a killed process had in hand."""
+    if killed is None:
+        return "not caught in the middle of a file"
+    later = [at for at in story.recovered if at >= killed and (until is None or at < until)]
+    if not later:
         return "nothing in hand"
-    return f"{len(recovered)} in hand, all done {max(recovered) - killed:.1f} s later"
+    return f"{len(later)} in hand, all done {(max(later) - killed).total_seconds():.1f} s later"
 
 
 if __name__ == "__main__":

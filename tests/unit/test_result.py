@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.errors import TaskError, TaskRevokedError, TimeoutError
+from celeriac.errors import NotYetSupported, TaskError, TaskRevokedError, TimeoutError
 from celeriac.request import Request, allow_join_result, current
 from celeriac.result import AsyncResult, EagerResult, RemoteTraceback, result_from_tuple
 from celeriac.wire import codecs
@@ -294,6 +294,19 @@ def test_revoke_marks_what_has_not_ended(app: Celeriac) -> None:
         app.AsyncResult("waiting").get(timeout=0)
     _, revoked = app.backend.revoked(0)
     assert set(revoked) == {"done", "waiting", "single"}
+
+
+def test_terminating_says_that_it_does_not_yet(app: Celeriac) -> None:
+    with pytest.warns(NotYetSupported, match="not terminated yet"):
+        app.AsyncResult("i").revoke(terminate=True)
+    assert app.AsyncResult("i").state == "REVOKED"
+
+
+def test_without_expiry_a_revocation_holds_for_years(app: Celeriac) -> None:
+    app.conf.result_expires = None
+    app.control.revoke("i")
+    _, revoked = app.backend.revoked(0)
+    assert (revoked["i"] - datetime.now(UTC)).days > 3000
 
 
 def test_eager_results_are_there_at_once() -> None:

@@ -7,12 +7,10 @@ from celeriac.backends.schemes import Schemes
 
 __all__ = ["open_backend"]
 
-_SQL = "celeriac.backends.sql:SQLBackend"
-
 _PLANNED = (
     "arangodb", "azureblockblob", "cache", "cassandra", "consul", "cosmosdbsql", "couchbase", "couchdb",
-    "dynamodb", "elasticsearch", "file", "filesystem", "gcs", "gs", "mongodb", "redis", "rediss", "rpc", "s3",
-    "sentinel",
+    "dynamodb", "elasticsearch", "file", "filesystem", "gcs", "gs", "mariadb", "mongodb", "mysql", "postgresql",
+    "redis", "rediss", "rpc", "s3", "sentinel",
 )  # fmt: skip
 
 _SCHEMES = Schemes(
@@ -20,10 +18,7 @@ _SCHEMES = Schemes(
     known={
         "disabled": "celeriac.backends.disabled:DisabledBackend",
         "memory": "celeriac.backends.memory:MemoryBackend",
-        "sqlite": _SQL,
-        "postgresql": _SQL,
-        "mysql": _SQL,
-        "mariadb": _SQL,
+        "sqlite": "celeriac.backends.sql:SQLBackend",
     },
     planned=_PLANNED,
     prefixes={"db"},

@@ -19,7 +19,7 @@ class Schemes:
 
     #: What people call it: ``broker``, ``result backend``.
     kind: str
-    #: Scheme → ``module:Class``. A driver (``+psycopg``) is for the class to read, unless it is listed here.
+    #: Scheme → ``module:Class``. What follows a ``+`` (a driver) is for the class to read.
     known: Mapping[str, str]
     #: Those that Celery has and celeriac has not, yet.
     planned: Collection[str]
@@ -42,7 +42,7 @@ class Schemes:
 
     def _class(self, scheme: str) -> type[Any]:
         dialect = scheme.partition("+")[0]
-        if path := self.known.get(scheme) or self.known.get(dialect):
+        if path := self.known.get(dialect):
             module, _, name = path.partition(":")
             return getattr(importlib.import_module(module), name)
         if found := self._from_entry_point(scheme):

@@ -7,22 +7,17 @@ from celeriac.brokers.base import Broker, BrokerOptions
 
 __all__ = ["open_broker"]
 
-_SQL = "celeriac.brokers.sql:SQLBroker"
-
 _PLANNED = (
     "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
-    "gcpubsub", "ironmq", "librabbitmq", "mongodb", "pyamqp", "pyro", "qpid", "redis", "rediss", "sentinel",
-    "sqs", "zookeeper",
+    "gcpubsub", "ironmq", "librabbitmq", "mariadb", "mongodb", "mysql", "postgresql", "pyamqp", "pyro", "qpid",
+    "redis", "rediss", "sentinel", "sqs", "zookeeper",
 )  # fmt: skip
 
 _SCHEMES = Schemes(
     kind="broker",
     known={
         "memory": "celeriac.brokers.memory:MemoryBroker",
-        "sqlite": _SQL,
-        "postgresql": _SQL,
-        "mysql": _SQL,
-        "mariadb": _SQL,
+        "sqlite": "celeriac.brokers.sql:SQLBroker",
     },
     planned=_PLANNED,
     prefixes={"sqla", "sqlalchemy"},

@@ -99,7 +99,9 @@ class SQLBroker(Broker):
                 routes += found
                 self.ring(messages.ready_in(part, found))
         except OperationalError as exc:
-            raise PublishFailed(str(exc), ids=[each.envelope.task_id for each in batch[len(routes) :]]) from exc
+            raise PublishFailed(
+                str(exc), ids=[each.envelope.task_id for each in batch[len(routes) :]]
+            ) from exc
         check_routes(batch, routes)
 
     def publish_in(self, transaction: Any, batch: Sequence[Outgoing]) -> None:
@@ -267,7 +269,9 @@ class SQLConsumer(Consumer):
         holder = self._holder
         with self.broker.database.reading() as read:
             held = messages.held(read, self._queues, holder)
-        return [self._give(each, holder) for each in [each for each in held if each.id not in self._given][:limit]]
+        return [
+            self._give(each, holder) for each in [each for each in held if each.id not in self._given][:limit]
+        ]
 
     def _give(self, message: messages.Message, holder: int) -> Delivery:
         _, id, queue, attempts, redelivered, data = message

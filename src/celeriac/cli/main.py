@@ -126,8 +126,7 @@ def celeriac(
     config_module: str | None,
     workdir: str | None,
     no_color: bool,
-    quiet: bool,
-    debug: bool,
+    **_: bool,  # quiet and debug: asked where they count, in `console` and `Commands.invoke`
 ) -> None:
     """A distributed task queue.
 
@@ -145,7 +144,6 @@ def celeriac(
         config=config_module,
         workdir=workdir,
         no_color=ctx.color is False,
-        quiet=quiet,
     )
 
 

@@ -118,7 +118,6 @@ class General:
     config: str | None = None
     workdir: str | None = None
     no_color: bool = False
-    quiet: bool = False
 
     def load(self) -> Celeriac:
         """The app of ``-A``, or an empty one on the embedded default; ``-b`` and the like override it."""

@@ -243,7 +243,9 @@ def put_back(transaction: Transaction, ids: Sequence[int], *, counted: bool) -> 
     transaction.run_in(_PUT_BACK, ids, int(not counted))
 
 
-def put_back_all(transaction: Transaction, queues: Sequence[str], holder: int, *, counted: bool) -> Counter[str]:
+def put_back_all(
+    transaction: Transaction, queues: Sequence[str], holder: int, *, counted: bool
+) -> Counter[str]:
     """All that `holder` has; returns how many came back to each queue."""
     uncounted = int(not counted)
     return +Counter({queue: transaction.run(_PUT_BACK_ALL, uncounted, queue, holder) for queue in queues})

@@ -129,6 +129,11 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     reject_on_worker_lost: bool | None = None
     ignore_result: bool = False
 
+    @property
+    def unlimited(self) -> bool:
+        """The task has no time limits of its own."""
+        return self.time_limit is None and self.soft_time_limit is None
+
 
 class Manifest(msgspec.Struct, frozen=True, array_like=True, tag="manifest"):
     """What the loaded app looks like from outside: plain settings and tasks."""

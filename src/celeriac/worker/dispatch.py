@@ -8,9 +8,10 @@ relieved of the rest at once, so that a short task never waits behind a long one
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable
-from itertools import count
+from itertools import count, islice
 
 from celeriac.worker.executor import Executor
 from celeriac.worker.limits import Limits
@@ -140,7 +141,7 @@ class Dispatcher:
 
     def _start(self, executor: Executor, work: Work) -> None:
         """From now on, as far as can be seen from here, this call runs."""
-        work.started = asyncio.get_running_loop().time()
+        work.started = time.monotonic()
         self._limits.arm(executor, work)
 
     def answered(self, executor: Executor, number: int, runtime: float) -> Work | None:
@@ -159,15 +160,15 @@ class Dispatcher:
 
     def _advance(self, executor: Executor) -> None:
         """Calls that moved into a slot were handed ahead until now."""
-        for work in executor.running():
-            if not work.started:
-                executor.ahead -= self.run_times.of(work.task)
-                executor.ahead_bytes -= work.size
-                self._start(executor, work)
         if len(executor.handed) <= executor.slots:
             # Averages move between adding and subtracting: start from nothing when nothing is ahead.
             executor.ahead = 0.0
             executor.ahead_bytes = 0
+        for work in islice(executor.handed.values(), executor.slots):
+            if not work.started:
+                executor.ahead -= self.run_times.of(work.task)
+                executor.ahead_bytes -= work.size
+                self._start(executor, work)
 
     def forget(self, work: Work) -> None:
         """A call that was handed out will not be answered: its executor died."""
@@ -187,7 +188,7 @@ class Dispatcher:
     def _watch(self) -> None:
         """Relieve slots that stall; runs every 10 ms while calls are handed ahead."""
         self._watching = None
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         waiting = False
         for executor in self.executors:
             if len(executor.handed) <= executor.slots:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from itertools import islice
 
 from celeriac.wire.frames import (
     INBOX_LIMIT,
@@ -78,10 +77,6 @@ class Executor(asyncio.Protocol):
         self._their_line.close()
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_connection(lambda: self, sock=self._line)
-
-    def running(self) -> list[Work]:
-        """The calls that were started and not answered."""
-        return list(islice(self.handed.values(), self.slots))
 
     @property
     def idle(self) -> bool:

@@ -15,6 +15,8 @@ __all__ = ["Limits"]
 
 logger = logging.getLogger("celeriac.worker")
 
+_NO_LIMITS = (None, [None, None])
+
 
 class Limits:
     """Arms the timers of a call when its executor comes to it, and disarms them when it answers.
@@ -31,6 +33,7 @@ class Limits:
     ) -> None:
         self._soft = soft
         self._hard = hard
+        self._none = not soft and not hard
         self._end = end
 
     def of(self, work: Work) -> tuple[float | None, float | None]:
@@ -44,9 +47,9 @@ class Limits:
 
     def arm(self, executor: Executor, work: Work) -> None:
         """Start the clock of a call that runs from now on."""
+        if self._none and work.info.unlimited and work.delivery.envelope.headers.get("timelimit") in _NO_LIMITS:
+            return  # nearly every call of nearly every program
         soft, hard = self.of(work)
-        if soft is None and hard is None:
-            return
         loop = asyncio.get_running_loop()
         timers: list[asyncio.TimerHandle] = []
         if soft is not None:

@@ -39,7 +39,7 @@ class Work:
         self.number = 0
         #: Bytes of that hand-out's frame.
         self.size = 0
-        #: Loop time at which the executor came to it; 0.0 before.
+        #: Monotonic time at which the executor came to it, as far as can be seen; 0.0 before.
         self.started = 0.0
         #: The delivery was settled before it ran (``acks_late=False``).
         self.settled = False

@@ -135,8 +135,7 @@ class Worker:
 
     def shut_down(self, how: Shutdown = Shutdown.WARM) -> None:
         """Begin to end, or end faster. Any thread; returns at once."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._begin_shutdown, how)
+        self._call(lambda: self._begin_shutdown(how))
 
     def _begin_shutdown(self, how: Shutdown) -> None:
         assert self._shutdown is not None
@@ -188,12 +187,12 @@ class Worker:
         self._call(lambda: self.failed(exc))
 
     def _call(self, what: Callable[[], None]) -> None:
-        """Run `what` on the loop; for the I/O threads."""
-        assert self._loop is not None
+        """Run `what` on the loop; for other threads."""
         try:
-            self._loop.call_soon_threadsafe(what)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(what)
         except RuntimeError:
-            pass  # the loop has ended: what this reports on goes back to the broker
+            pass  # the loop has ended: there is nothing left to do, or to report on
 
     # -- fetch → admit → dispatch ---------------------------------------------------------------------------
 
