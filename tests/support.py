@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from celeriac import Celeriac
+from celeriac.topology import Queue
+from celeriac.wire.envelope import Envelope
 
-__all__ = ["JOURNAL", "Journal", "WorkerProcess", "children", "client_of", "eventually"]
+__all__ = ["JOURNAL", "Journal", "WorkerProcess", "children", "client_of", "dead_letters", "eventually"]
 
 #: How a tasks module begins: `note` writes a line that a `Journal` reads; `hold` waits for a file, whose name it notes.
 JOURNAL = """
@@ -37,6 +40,12 @@ def client_of(folder: Path, **settings: Any) -> Celeriac:
     """An app on the embedded database in `folder`, wherever this process works."""
     url = f"sqlite:///{folder}/celeriac.db"
     return Celeriac("tasks", broker=url, backend=url, set_as_current=False, **settings)
+
+
+def dead_letters(app: Celeriac, queue: str = "celery") -> list[Envelope]:
+    """The messages among a queue's dead letters, which stay there."""
+    with closing(app.broker.consumer([Queue(f"{queue}.dead")], name="reader")) as consumer:
+        return [each.envelope for each in consumer.fetch(1000, 0.0)]
 
 
 def eventually(condition: Callable[[], object], *, within: float = 30.0, what: str = "") -> None:

@@ -24,9 +24,14 @@ def work(task: str = "short", id: str = "x", size: int = 0) -> Work:
 
 
 @asynccontextmanager
-async def dispatcher(executors: int, kept: list[socket.socket] | None = None) -> AsyncIterator[Dispatcher]:
+async def dispatcher(
+    executors: int,
+    kept: list[socket.socket] | None = None,
+    given_back: list[Work] | None = None,
+) -> AsyncIterator[Dispatcher]:
     """A dispatcher with executors whose calls nobody takes out of their inboxes (`kept`: inbox, line, …)."""
-    one = Dispatcher(Limits(soft=None, hard=None, end=lambda *_: None))
+    limits = Limits(soft=None, hard=None, end=lambda *_: None)
+    one = Dispatcher(limits, give_back=([] if given_back is None else given_back).extend)
     kept = [] if kept is None else kept
     made: list[Executor] = []
     for index in range(executors):
@@ -130,6 +135,18 @@ async def test_a_stalled_slot_is_relieved_of_what_waits_behind_it() -> None:
             await asyncio.sleep(AHEAD / 2)  # the dispatcher's own timer has to come round
         assert list(slow.handed.values()) == [stuck]
         assert not one.backlog
+
+
+@with_loop
+async def test_work_goes_back_to_the_broker_when_all_slots_are_held_up() -> None:
+    given_back: list[Work] = []
+    async with dispatcher(1, given_back=given_back) as one:
+        one.add(work(id=str(number)) for number in range(5))
+        while not given_back:
+            await asyncio.sleep(AHEAD)  # the dispatcher's own timer has to come round
+        assert [each.task_id for each in given_back] == list("1234")
+        assert not one.backlog
+        assert one.room() == 0
 
 
 @with_loop

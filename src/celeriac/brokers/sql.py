@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple
 
@@ -91,7 +91,7 @@ class SQLBroker(Broker):
         try:
             for part in bounded(batch, _bytes_of):
                 with database.transaction(max(0.0, deadline - time.monotonic())) as transaction:
-                    new = self._unknown(each.queue for each in part if each.queue is not None)
+                    new = self._unknown(_queues_of(part))
                     messages.declare(transaction, new)
                     found = messages.route(transaction, part)
                     messages.add(transaction, part, found)
@@ -144,11 +144,15 @@ class SQLBroker(Broker):
 
         Raises `PublishFailed` for what no queue takes; the rest is added.
         """
-        messages.declare(transaction, self._unknown(each.queue for each in batch if each.queue is not None))
+        messages.declare(transaction, self._unknown(_queues_of(batch)))
         routes = messages.route(transaction, batch)
         messages.add(transaction, batch, routes)
         check_routes(batch, routes)
         return messages.ready_in(batch, routes)
+
+    def added(self, batch: Sequence[Outgoing]) -> None:
+        """That transaction was committed: the queues need not be declared again."""
+        self._remember(self._unknown(_queues_of(batch)))
 
     def ring(self, ready: Counter[str]) -> None:
         """Wake as many of those who wait for these queues as there are messages for them."""
@@ -165,6 +169,10 @@ class SQLBroker(Broker):
     def _remember(self, queues: Iterable[Queue]) -> None:
         for queue in queues:
             self._declared[queue.name] = [*self._declared.get(queue.name, ()), queue]
+
+
+def _queues_of(batch: Sequence[Outgoing]) -> Iterator[Queue]:
+    return (each.queue for each in batch if each.queue is not None)
 
 
 def topic_of(queue: str) -> str:
@@ -186,10 +194,8 @@ class Claim(NamedTuple):
 class SQLConsumer(Consumer):
     """What one worker has borrowed from a `SQLBroker`."""
 
-    broker: SQLBroker
-
     def __init__(self, broker: SQLBroker, queues: Sequence[str], name: str) -> None:
-        self.broker = broker
+        self.broker = self._broker = broker
         self._name = name
         self._queues = queues
         self._clock = broker.options.clock
@@ -207,6 +213,7 @@ class SQLConsumer(Consumer):
         self._watch = LeaseWatch[int](broker.options.lease)
         self._closed = False
         self._register(0)
+        self.renew()  # a worker that died, and is started again, finds what it held
         self._waiter = broker.database.waiter([topic_of(queue) for queue in queues])
 
     # -- fetching ---------------------------------------------------------------------------------------------
@@ -223,7 +230,7 @@ class SQLConsumer(Consumer):
         return deliveries
 
     def held(self) -> Sequence[Delivery]:
-        self.broker.prepare()
+        self._broker.prepare()
         with self._claiming:
             return self._not_given(None)
 
@@ -234,7 +241,7 @@ class SQLConsumer(Consumer):
         """What can be had without waiting."""
         if self._closed:
             return ()
-        self.broker.prepare()
+        self._broker.prepare()
         with self._claiming:
             if self._in_doubt and (found := self._not_given(limit)):
                 return found
@@ -243,7 +250,7 @@ class SQLConsumer(Consumer):
 
     def _look(self) -> float:
         """Whether a claim is worth it: it would hold up every writer of the database."""
-        with self.broker.database.reading() as read:
+        with self._broker.database.reading() as read:
             dues = [due for queue in self._queues if (due := messages.next_due(read, queue)) is not None]
         self._next_due = min(dues, default=math.inf)
         return self._next_due
@@ -251,7 +258,7 @@ class SQLConsumer(Consumer):
     def _claim(self, limit: int) -> list[Delivery]:
         holder = self._holder
         self._in_doubt = True
-        with self.broker.transaction() as transaction:
+        with self._broker.transaction() as transaction:
             if registered := messages.is_registered(transaction, holder):
                 claimed = messages.claim(transaction, self._queues, holder, limit, self._now())
             else:
@@ -261,13 +268,13 @@ class SQLConsumer(Consumer):
             self._register(holder)
             return self._claim(limit)
         if len(claimed) == limit:  # there may be more, for others who wait
-            self.broker.ring(Counter({queue: 1 for queue in self._queues}))
+            self._broker.ring(Counter(self._queues))
         return [self._give(each, holder) for each in claimed]
 
     def _not_given(self, limit: int | None) -> list[Delivery]:
         """What we hold and our caller does not know of."""
         holder = self._holder
-        with self.broker.database.reading() as read:
+        with self._broker.database.reading() as read:
             held = messages.held(read, self._queues, holder)
         return [
             self._give(each, holder) for each in [each for each in held if each.id not in self._given][:limit]
@@ -292,11 +299,11 @@ class SQLConsumer(Consumer):
         if not settlements:
             return ()
         deliveries = [each.delivery for each in settlements]
-        with self.broker.transaction() as transaction:
+        with self._broker.transaction() as transaction:
             held = self.still_held(transaction, deliveries)
             ready = self.carry_out(transaction, [each for each in settlements if each.delivery in held])
         self.let_go(deliveries)
-        self.broker.ring(ready)
+        self._broker.ring(ready)
         return [each for each in deliveries if each not in held]
 
     def still_held(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> set[Delivery]:
@@ -324,17 +331,18 @@ class SQLConsumer(Consumer):
                 case Return(counted=counted):
                     returned[counted].append(id)
                     ready[delivery.queue] += 1
-                case Defer(until=until, envelope=None):
-                    messages.defer(transaction, id, until)
-                case Defer(until=until, envelope=Envelope() as envelope):
-                    messages.replace(transaction, id, until, envelope)
+                case Defer(until=until, envelope=envelope):
+                    if envelope is None:
+                        messages.defer(transaction, id, until)
+                    else:
+                        messages.replace(transaction, id, until, envelope)
                 case DeadLetter(reason=reason):
                     dead.append(dead_letter(delivery, reason, self._clock.now()))
                     gone.append(id)
         messages.delete(transaction, gone)
         for counted, ids in returned.items():
             messages.put_back(transaction, ids, counted=counted)
-        return ready + self.broker.add(transaction, dead)
+        return ready + self._broker.add(transaction, dead)
 
     def let_go(self, deliveries: Iterable[Delivery]) -> None:
         """These are settled, or lost."""
@@ -343,9 +351,9 @@ class SQLConsumer(Consumer):
                 del self._given[each.tag.id]
 
     def unit(self, backend: ResultBackend) -> Unit:
-        if isinstance(backend, SQLBackend) and backend.database is self.broker.database:
-            return OneTransaction(self, backend)
-        return FencedUnit(self, backend)
+        if isinstance(backend, SQLBackend) and backend.database is self._broker.database:
+            return OneTransaction(self, self._broker, backend)
+        return FencedUnit(self, self._broker, backend)
 
     # -- leases -----------------------------------------------------------------------------------------------
 
@@ -357,10 +365,10 @@ class SQLConsumer(Consumer):
             except OperationalError:
                 self._watch.restart()
                 raise
-            for dead, beat in self._watch.look(beats, asked, self._clock.monotonic()).items():
-                with self.broker.transaction() as transaction:
-                    ready = messages.bury(transaction, dead, beat)
-                self.broker.ring(ready)
+            dead = self._watch.look(beats, asked, self._clock.monotonic())
+            ended = (holder for holder in beats if self._broker.database.has_ended(holder))
+            for holder in dead.keys() | ended:
+                self._bury(holder, beats[holder])
         lost = [each for each in list(self._given.values()) if each.tag.holder != self._holder]
         self.let_go(lost)
         return lost
@@ -369,19 +377,33 @@ class SQLConsumer(Consumer):
         """Add a heartbeat; returns everyone's."""
         while True:
             holder = self._holder
-            with self.broker.transaction() as transaction:
+            with self._broker.transaction() as transaction:
                 if messages.beat(transaction, holder):
                     return messages.beats(transaction)
             self._register(holder)
+
+    def _bury(self, holder: int, beat: int) -> None:
+        with self._broker.transaction() as transaction:
+            ready = messages.bury(transaction, holder, beat)
+        if ready is not None:
+            self._broker.database.disappear(holder)
+            self._broker.ring(ready)
 
     def _register(self, before: int) -> None:
         """Be known under a new number. Of the threads that find the one `before` gone, the first does it."""
         with self._registering:
             if self._holder == before:
+                database = self._broker.prepare()
                 holder = secrets.randbits(62) + 1
-                with self.broker.transaction() as transaction:
-                    messages.register(transaction, holder, self._name, self._queues)
+                database.appear(holder)
+                try:
+                    with self._broker.transaction() as transaction:
+                        messages.register(transaction, holder, self._name, self._queues)
+                except BaseException:
+                    database.disappear(holder)
+                    raise
                 self._holder = holder
+                database.disappear(before)
 
     def close(self) -> None:
         if self._closed:
@@ -389,43 +411,52 @@ class SQLConsumer(Consumer):
         self._closed = True
         self._waiter.close()
         # A fetch that is under way ends first: what it claims goes back too.
-        with self._claiming, self.broker.transaction() as transaction:
+        with self._claiming, self._broker.transaction() as transaction:
             ready = messages.leave(transaction, self._holder, self._queues)
         self._given.clear()
-        self.broker.ring(ready)
+        self._broker.database.disappear(self._holder)
+        self._broker.ring(ready)
 
 
 class FencedUnit(Unit):
     """Step by step, for a backend elsewhere."""
 
-    consumer: SQLConsumer
+    def __init__(self, consumer: SQLConsumer, broker: SQLBroker, backend: ResultBackend) -> None:
+        super().__init__(consumer, backend)
+        self._broker = broker
+        self._still_held = consumer.still_held
 
     def fence(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        with self.consumer.broker.prepare().reading() as read:
-            held = self.consumer.still_held(read, deliveries)
+        with self._broker.prepare().reading() as read:
+            held = self._still_held(read, deliveries)
         return [each for each in deliveries if each not in held]
 
 
 class OneTransaction(Unit):
     """The same steps in one transaction, for a backend in the same database."""
 
-    consumer: SQLConsumer
-    backend: SQLBackend
+    def __init__(self, consumer: SQLConsumer, broker: SQLBroker, backend: SQLBackend) -> None:
+        super().__init__(consumer, backend)
+        self._consumer = consumer
+        self._broker = broker
+        self._backend = backend
 
     def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
         return [each for part in bounded(batch, _bytes_to_write) for each in self._complete(part)]
 
     def _complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
-        consumer, broker, backend = self.consumer, self.consumer.broker, self.backend
+        consumer, broker, backend = self._consumer, self._broker, self._backend
         deliveries = [each.settlement.delivery for each in batch if each.settlement]
         backend.prepare()
         with broker.transaction() as transaction:
             held = consumer.still_held(transaction, deliveries)
             kept = [each for each in batch if each.settlement is None or each.settlement.delivery in held]
             records = [each.record for each in kept if each.record]
-            ready = broker.add(transaction, [outgoing for each in kept for outgoing in each.follow])
+            follow = [outgoing for each in kept for outgoing in each.follow]
+            ready = broker.add(transaction, follow)
             backend.put_in(transaction, records)
             ready += consumer.carry_out(transaction, [each.settlement for each in kept if each.settlement])
+        broker.added(follow)
         consumer.let_go(deliveries)
         broker.ring(ready)
         backend.ring(records)

@@ -475,7 +475,6 @@ class WorkerSettings:
         None,
         "CELERYD_MAX_TASKS_PER_CHILD",
         "An executor is replaced after so many tasks. None: never.",
-        later=True,
         least=0,
     )
     worker_pool: str = setting(

@@ -90,8 +90,6 @@ def revoked_after(
     transaction: Transaction, position: int, now: datetime
 ) -> tuple[int, Mapping[str, datetime]]:
     """What holds `now` of that which was written after a position, and the last position."""
-    news: dict[str, datetime] = {}
-    for position, id, until in transaction.rows(_AFTER, position):  # noqa: B020 the last one is the new one
-        if until > now.timestamp():
-            news[id] = datetime.fromtimestamp(until, UTC)
-    return position, news
+    found = transaction.rows(_AFTER, position)
+    news = {id: datetime.fromtimestamp(until, UTC) for _, id, until in found if until > now.timestamp()}
+    return found[-1][0] if found else position, news

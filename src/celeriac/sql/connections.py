@@ -29,6 +29,7 @@ class Connections:
     def __init__(self, path: str, synchronous: str) -> None:
         self._path = path
         self._synchronous = synchronous
+        self.has_wal = False
         #: Device and inode of the file that is open.
         self._file: tuple[int, int] | None = None
         self.writing = threading.Lock()
@@ -109,12 +110,13 @@ class Connections:
             [[journal]] = patiently(connection, "PRAGMA journal_mode", deadline)
             if journal != "wal":
                 # Where there can be none (a network file system) we go on without.
-                patiently(connection, "PRAGMA journal_mode = WAL", deadline)
+                [[journal]] = patiently(connection, "PRAGMA journal_mode = WAL", deadline)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
         except BaseException:
             connection.close()
             raise
+        self.has_wal = journal == "wal"
         self._file = self._file or _file_at(self._path)
         return connection
 

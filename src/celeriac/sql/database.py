@@ -152,10 +152,6 @@ class Database(ABC):
     name: str
     #: How it calls the column types of `celeriac.sql.schema`.
     types: ClassVar[Mapping[str, str]]
-    #: Written behind a SELECT whose rows are then changed.
-    for_update: ClassVar[str] = ""
-    #: The same, without those that another transaction is about to change.
-    skip_locked: ClassVar[str] = ""
 
     @abstractmethod
     def incarnation(self) -> int:
@@ -192,6 +188,18 @@ class Database(ABC):
     @abstractmethod
     def ring(self, topics: Collection[str], number: int) -> None:
         """Wake up to `number` of those who wait for one of `topics`. Never blocks, never fails."""
+
+    @abstractmethod
+    def appear(self, holder: int) -> None:
+        """Let others see when the process of the consumer `holder` ends, which is about to register."""
+
+    @abstractmethod
+    def disappear(self, holder: int) -> None:
+        """`holder` is not registered any more."""
+
+    @abstractmethod
+    def has_ended(self, holder: int) -> bool:
+        """Whether the process of `holder` has ended for certain; False where that cannot be told."""
 
     @abstractmethod
     def from_instant(self, instant: datetime) -> Any:

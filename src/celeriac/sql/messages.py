@@ -6,7 +6,7 @@ Functions on a transaction; who calls them when, and what it means, is said in `
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -287,7 +287,7 @@ def beat(transaction: Transaction, holder: int) -> bool:
 
 def beats(transaction: Transaction) -> dict[int, int]:
     """Everyone's heartbeats."""
-    return {id: beat for id, beat in transaction.rows(_BEATS)}
+    return dict(transaction.rows(_BEATS))
 
 
 def leave(transaction: Transaction, holder: int, queues: Sequence[str]) -> Counter[str]:
@@ -296,9 +296,9 @@ def leave(transaction: Transaction, holder: int, queues: Sequence[str]) -> Count
     return put_back_all(transaction, queues, holder, counted=False)
 
 
-def bury(transaction: Transaction, holder: int, beat: int) -> Counter[str]:
-    """`holder` died, if its heart did not go on after `beat`: what it had was an attempt, and is put back."""
+def bury(transaction: Transaction, holder: int, beat: int) -> Counter[str] | None:
+    """`holder` died, if its heart stopped at `beat`, else None: what it had was an attempt, and is put back."""
     found = transaction.rows(_REGISTERED, holder)
     if not found or not transaction.run(_BURY, holder, beat):
-        return Counter()
+        return None
     return put_back_all(transaction, _decode_names(found[0][0]), holder, counted=True)

@@ -4,6 +4,8 @@ Writes begin with ``BEGIN IMMEDIATE``: a transaction that reads first and then w
 one wrote in between. The journal is a WAL, ``synchronous=NORMAL``: what was committed survives the death of any
 process; a power cut may undo the last transactions, and damages nothing. ``sqlite:///file.db?synchronous=full`` syncs
 every commit.
+
+Beside the file stands ``<file>-run``, a directory with pipes and locks of the processes that run now.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from celeriac.sql.connections import READ_TIMEOUT, Connections, patiently
 from celeriac.sql.database import Database, Transaction, Waiter
 from celeriac.sql.doorbell import Doorbell
 from celeriac.sql.filewaiter import FileWaiter
+from celeriac.sql.presence import Presences
 
 __all__ = ["SQLite", "file_of"]
 
@@ -62,7 +65,8 @@ class SQLite(Database):
     def __init__(self, path: str, synchronous: str) -> None:
         self.name = path
         self._synchronous = synchronous
-        self._doorbell = Doorbell(f"{path}-bells")
+        self._doorbell = Doorbell(f"{path}-run")
+        self._presences = Presences(f"{path}-run")
         self._incarnation = 0
         #: We had it open: a directory that is not there is no mistake in the URL then.
         self._was_open = False
@@ -152,6 +156,17 @@ class SQLite(Database):
     def ring(self, topics: Collection[str], number: int) -> None:
         self._doorbell.ring(topics, number)
 
+    def appear(self, holder: int) -> None:
+        # Who shares a WAL shares memory, and so the kernel that keeps the locks.
+        if self._connections.has_wal:
+            self._presences.appear(holder)
+
+    def disappear(self, holder: int) -> None:
+        self._presences.disappear(holder)
+
+    def has_ended(self, holder: int) -> bool:
+        return self._presences.has_ended(holder)
+
     # -- its life ---------------------------------------------------------------------------------------------
 
     @property
@@ -167,7 +182,8 @@ class SQLite(Database):
             self._incarnation += 1
 
     def after_fork(self) -> None:
-        """In a forked child: begin with connections of its own."""
+        """In a forked child: begin anew, and leave the parent what it has."""
+        self._presences.after_fork()
         self._finalizer.detach()
         self._connections.leave_to_parent()
         self._renew_connections()
@@ -186,7 +202,9 @@ class SQLite(Database):
                 return ConnectionLost(f"no space left for {file}: free some on its disk")
             case sqlite3.SQLITE_IOERR:
                 what = exc.sqlite_errorname
-                return ConnectionLost(f"cannot read or write {file} ({what}): see whether its disk is full or broken")
+                return ConnectionLost(
+                    f"cannot read or write {file} ({what}): see whether its disk is full or broken"
+                )
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
                 return self._cannot_open(exc)
             case sqlite3.SQLITE_READONLY:

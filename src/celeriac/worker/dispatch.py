@@ -3,6 +3,7 @@
 A slot is handed as many calls as keep it busy for about 10 ms by the running average of those tasks' run
 times: one if that is unknown or long. A slot that stalls on a call which takes longer than thought is
 relieved of the rest at once, so that a short task never waits behind a long one while any slot is idle.
+When all slots are held up, what waits here goes back to the broker: another worker may be idle.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count, islice
 
 from celeriac.worker.executor import Executor
@@ -21,6 +22,8 @@ __all__ = ["AHEAD", "Dispatcher", "RunTimes"]
 
 #: Seconds of work that a slot is handed ahead.
 AHEAD = 0.010
+#: Seconds for which all slots must be held up before work that waits here goes back to the broker.
+PATIENCE = 0.100
 #: Calls that a slot is handed ahead at most, whatever their run time.
 _AHEAD_CALLS = 256
 #: Bytes that wait in one executor's inbox at most.
@@ -49,16 +52,18 @@ class RunTimes:
 class Dispatcher:
     """1. `add` queues admitted work; `pump` hands it out, idle slots first, then ahead.
     2. `answered` takes a call off its executor when its outcome is there.
-    3. `watch` looks every 10 ms, while calls are handed ahead, for slots that stall, and takes their calls back.
+    3. While work waits behind other work, it looks every 10 ms for slots that stall, and takes their calls back.
+    4. `give_back` gets the work that would wait here for long.
 
     Lives on the loop.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, give_back: Callable[[list[Work]], None]) -> None:
         self.executors: list[Executor] = []
         self.backlog: deque[Work] = deque()
         self.run_times = RunTimes()
         self._limits = limits
+        self._give_back = give_back
         self._numbers = count(1)
         #: What the last answered call cost: the guess for what comes next.
         self._typical = 2 * AHEAD
@@ -85,13 +90,15 @@ class Dispatcher:
 
     def room(self) -> int:
         """How many deliveries the executors could use beyond those that are here."""
-        slots = sum(each.slots for each in self.executors)
-        if not slots:
-            return 0
-        here = len(self.backlog) + sum(len(each.handed) for each in self.executors)
+        now = time.monotonic()
         ahead = min(_AHEAD_CALLS, int(AHEAD / self._typical))
-        # Twice what is handed ahead: one batch is on its way from the broker while the other is worked on.
-        return slots * (1 + 2 * ahead) - here
+        wanted = here = 0
+        for executor in self.executors:
+            # Twice what is handed ahead: one batch is on its way from the broker while the other is worked on.
+            held_up = executor.stalled or _held_up_for(executor, now) > AHEAD
+            wanted += executor.slots if held_up else executor.slots * (1 + 2 * ahead)
+            here += len(executor.handed)
+        return wanted - here - len(self.backlog)
 
     def pump(self) -> None:
         """Hand out what can be handed out."""
@@ -101,7 +108,7 @@ class Dispatcher:
         for executor in self.executors:
             while backlog and executor.idle:
                 if not self._hand(executor, backlog.popleft()):
-                    return
+                    break
         if not backlog or not self.executors:
             return
         # In turns of a few calls each, so that a short backlog is spread and a long one fills all.
@@ -117,8 +124,7 @@ class Dispatcher:
                     ):
                         willing.remove(executor)
                         break
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop().call_later(AHEAD, self._watch)
+        self._keep_watching()
 
     def _has_room(self, executor: Executor, work: Work) -> bool:
         return (
@@ -185,26 +191,41 @@ class Dispatcher:
         executor.ahead_bytes = 0
         return returned
 
+    def _keep_watching(self) -> None:
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().call_later(AHEAD, self._watch)
+
     def _watch(self) -> None:
-        """Relieve slots that stall; runs every 10 ms while calls are handed ahead."""
+        """Relieve slots that stall, and this worker when all do."""
         self._watching = None
         now = time.monotonic()
         waiting = False
         for executor in self.executors:
             if len(executor.handed) <= executor.slots:
                 continue
-            oldest = next(iter(executor.handed.values()))
-            if oldest.started and now - oldest.started > AHEAD:
+            if _held_up_for(executor, now) > AHEAD:
                 executor.stalled = True
                 self.put_first(self.take_back(executor))
             else:
                 waiting = True
         self.pump()
-        if waiting and self._watching is None:
-            self._watching = asyncio.get_running_loop().call_later(AHEAD, self._watch)
+        if self.backlog and all(_held_up_for(each, now) > PATIENCE for each in self.executors):
+            works = list(self.backlog)
+            self.backlog.clear()
+            self._give_back(works)
+        if self.backlog or waiting:
+            self._keep_watching()
 
     def close(self) -> None:
         """Stop looking."""
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
+
+
+def _held_up_for(executor: Executor, now: float) -> float:
+    """For how many seconds the oldest call of an executor has been running; 0 while a slot is free."""
+    if executor.idle:
+        return 0.0
+    oldest = next(iter(executor.handed.values()))
+    return now - oldest.started if oldest.started else 0.0

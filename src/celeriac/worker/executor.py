@@ -57,6 +57,8 @@ class Executor(asyncio.Protocol):
         #: Seconds and bytes of the calls handed ahead of the running ones, by estimate.
         self.ahead = 0.0
         self.ahead_bytes = 0
+        #: Calls it has answered so far.
+        self.answered = 0
         #: Stopping or dead: gets no more calls.
         self.retired = False
         self._on_ready = on_ready

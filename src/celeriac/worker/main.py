@@ -135,6 +135,7 @@ async def serve(
             concurrency=options.concurrency_or(settings.worker_concurrency),
             soft_time_limit=options.soft_time_limit,
             time_limit=options.time_limit,
+            max_tasks_per_child=options.max_tasks_per_child,
             on_ready=on_ready,
         )
         created(worker)

@@ -61,6 +61,7 @@ class Worker:
         concurrency: int,
         soft_time_limit: float | None = None,
         time_limit: float | None = None,
+        max_tasks_per_child: int | None = None,
         clock: Clock | None = None,
         on_ready: Callable[[], None] | None = None,
     ) -> None:
@@ -75,6 +76,7 @@ class Worker:
         self._on_ready = on_ready
         self._lease = settings.worker_lease
         self._max_deliveries = settings.task_max_deliveries
+        self._max_tasks_per_child = max_tasks_per_child or settings.worker_max_tasks_per_child
         self.pool = pool
         self.concurrency = concurrency
         self._dispatcher = Dispatcher(
@@ -83,6 +85,7 @@ class Worker:
                 hard=time_limit if time_limit is not None else settings.task_time_limit,
                 end=self._end_by_force,
             ),
+            give_back=self._give_back,
         )
         #: Every delivery this worker holds and has not settled, by the delivery and by task id.
         self._borrowed: dict[Delivery, Work] = {}
@@ -162,7 +165,11 @@ class Worker:
         dispatcher.backlog.clear()
         for each in self.pool.executors:
             unstarted += dispatcher.take_back(each)
-        for work in unstarted:
+        self._give_back(unstarted)
+
+    def _give_back(self, works: Sequence[Work]) -> None:
+        """Hand work that was not started back to the broker: it was no attempt."""
+        for work in works:
             self._settle(work, Return())
 
     def _leave(self, lease: _Lease) -> None:
@@ -265,6 +272,9 @@ class Worker:
         if work is None:
             return
         self.processed += 1
+        executor.answered += 1
+        if executor.answered == self._max_tasks_per_child:
+            self._retire(executor)
         if work.lost:
             logger.warning("Task %s[%s]: its lease was lost, the outcome is dropped", work.task, work.task_id)
             self._finish(work)
@@ -272,6 +282,12 @@ class Worker:
         self._completer.submit(
             completion_of(work, outcome, self._clock), lambda held: self._completed(work, held)
         )
+
+    def _retire(self, executor: Executor) -> None:
+        """An executor has run as many calls as it may: it ends, and the pool starts another."""
+        self._dispatcher.leave(executor)
+        self._dispatcher.put_first(self._dispatcher.take_back(executor))
+        executor.retire()
 
     def outcomes_read(self) -> None:
         """All outcomes that had come were taken: hand out more."""
@@ -323,8 +339,7 @@ class Worker:
             self._lost_with_executor(work, how)
         executor.handed.clear()
         if self._draining:
-            for work in unstarted:
-                self._settle(work, Return())
+            self._give_back(unstarted)
         else:
             dispatcher.put_first(unstarted)
             dispatcher.pump()

@@ -1,0 +1,312 @@
+"""How a worker ends, and what becomes of its tasks: signals, suspension, the death of its parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.brokers.base import QueueSize
+from celeriac.result import AsyncResult
+from support import JOURNAL, Journal, WorkerProcess, client_of, eventually
+
+LEASE = 1.0
+
+TASKS = (
+    JOURNAL
+    + """
+from celeriac import Celeriac
+
+# One delivery only: whatever is counted against a task is seen at once.
+app = Celeriac("tasks", worker_lease=1.0, task_max_deliveries=1)
+
+@app.task
+def add(x, y):
+    return x + y
+
+@app.task
+def note_me(number):
+    note("ran", number)
+    return number
+
+@app.task(acks_late=False)
+def note_early(number):
+    note("ran", number)
+    return number
+
+@app.task(acks_late=False)
+def wait_early(gate):
+    hold(gate)
+    return gate
+
+@app.task
+def wait(gate):
+    hold(gate)
+    return gate
+
+@app.task(bind=True)
+def wait_there(self, gate):
+    if not self.request.delivery_info["redelivered"]:
+        hold(gate)
+    note("on", self.request.hostname)
+    return self.request.hostname
+"""
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    return tmp_path
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[Celeriac]:
+    with client_of(folder, worker_lease=LEASE) as client:
+        yield client
+
+
+@pytest.fixture
+def journal(folder: Path) -> Journal:
+    return Journal(folder)
+
+
+def used_to_short_tasks(client: Celeriac, task: str) -> None:
+    """Have a worker believe that tasks are short, so that it takes many ahead."""
+    for each in [client.send_task(task, (-1,)) for _ in range(100)]:
+        each.get(timeout=10)
+
+
+def numbers(journal: Journal) -> list[int]:
+    return sorted(number for (each,) in journal.of("ran") if (number := int(each)) >= 0)
+
+
+def busy_with(client: Celeriac, journal: Journal, task: str = "tasks.wait") -> AsyncResult[Any]:
+    """A task that runs until the file ``gate`` is there; it runs already."""
+    result = client.send_task(task, ("gate",))
+    journal.wait_for("hold", "gate")
+    return result
+
+
+# -- warm ----------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_worker_ends_at_once(folder: Path) -> None:
+    with WorkerProcess(folder) as worker:
+        family = worker.ready().family()
+        started = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - started < 1
+        eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family), within=1)
+
+
+def test_sigterm_lets_running_tasks_end_and_returns_the_rest_at_once(
+    folder: Path, client: Celeriac, journal: Journal
+) -> None:
+    with WorkerProcess(folder, executors=1) as worker:
+        worker.ready()
+        used_to_short_tasks(client, "tasks.note_me")
+        running = busy_with(client, journal)
+        waiting = [client.send_task("tasks.note_me", (number,)) for number in range(20)]
+        worker.send(signal.SIGTERM)
+        worker.wait_for("Warm shutdown")
+        eventually(lambda: client.broker.size("celery") == QueueSize(20, 0, 1), within=2)
+        with WorkerProcess(folder) as other:
+            assert [each.get(timeout=10) for each in waiting] == list(range(20))
+            assert not running.ready()
+            (folder / "gate").touch()
+            assert worker.process.wait(10) == 0
+            assert running.get(timeout=1) == "gate"
+            assert other.stop() == 0
+    assert numbers(journal) == list(range(20))
+    assert client.broker.size("celery") == QueueSize(0, 0, 0)
+    assert client.broker.size("celery.dead").ready == 0
+
+
+def test_early_acknowledged_tasks_that_did_not_start_are_not_lost(
+    folder: Path, client: Celeriac, journal: Journal
+) -> None:
+    with WorkerProcess(folder, executors=1) as worker:
+        worker.ready()
+        used_to_short_tasks(client, "tasks.note_early")
+        running = busy_with(client, journal, "tasks.wait_early")
+        waiting = [client.send_task("tasks.note_early", (number,)) for number in range(20)]
+        # Published after them, to another task: when it is held, so are they, or they will never be.
+        worker.send(signal.SIGTERM)
+        worker.wait_for("Warm shutdown")
+        (folder / "gate").touch()
+        assert worker.process.wait(10) == 0
+        assert running.get(timeout=1) == "gate"
+    with WorkerProcess(folder) as other:
+        assert [each.get(timeout=10) for each in waiting] == list(range(20))
+        assert other.stop() == 0
+    assert numbers(journal) == list(range(20))
+
+
+def test_early_acknowledged_tasks_that_did_not_start_survive_the_worker(
+    folder: Path, client: Celeriac, journal: Journal
+) -> None:
+    with WorkerProcess(folder, executors=1) as worker:
+        worker.ready()
+        used_to_short_tasks(client, "tasks.note_early")
+        busy_with(client, journal, "tasks.wait_early")
+        waiting = [client.send_task("tasks.note_early", (number,)) for number in range(20)]
+        # A round trip through the worker: what it takes ahead, it has taken by now.
+        late = client.send_task("tasks.nobody_knows")
+        worker.wait_for(late.id)
+        for pid in worker.family():
+            os.kill(pid, signal.SIGKILL)
+    with WorkerProcess(folder) as other:
+        assert [each.get(timeout=10) for each in waiting] == list(range(20))
+        assert other.stop() == 0
+    assert numbers(journal) == list(range(20))
+
+
+def test_sigint_is_warm_too_and_exits_with_1(folder: Path, client: Celeriac, journal: Journal) -> None:
+    with WorkerProcess(folder) as worker:
+        running = busy_with(client, journal)
+        worker.send(signal.SIGINT)
+        worker.wait_for("Warm shutdown")
+        (folder / "gate").touch()
+        assert worker.process.wait(10) == 1
+        assert running.get(timeout=1) == "gate"
+        assert "Traceback" not in worker.text
+
+
+def test_a_signal_to_the_whole_group_is_warm(folder: Path, client: Celeriac, journal: Journal) -> None:
+    """As a terminal sends SIGINT on Ctrl-C, and systemd SIGTERM."""
+    with WorkerProcess(folder) as worker:
+        running = busy_with(client, journal)
+        os.killpg(worker.process.pid, signal.SIGTERM)
+        worker.wait_for("Warm shutdown")
+        (folder / "gate").touch()
+        assert worker.process.wait(10) == 0
+        assert running.get(timeout=1) == "gate"
+    assert len(journal.of("hold")) == 1
+
+
+# -- cold ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("signals", "status"),
+    [
+        ([signal.SIGTERM, signal.SIGTERM], 0),
+        ([signal.SIGINT, signal.SIGINT], 1),
+        ([signal.SIGQUIT], 0),
+    ],
+)
+def test_a_cold_shutdown_hands_running_tasks_back_uncounted(
+    folder: Path, client: Celeriac, journal: Journal, signals: list[signal.Signals], status: int
+) -> None:
+    with WorkerProcess(folder) as worker:
+        running = busy_with(client, journal)
+        family = worker.family()
+        for number, each in enumerate(signals, 1):
+            worker.send(each)
+            worker.wait_for("shutdown (SIG", times=number)
+        assert "Cold shutdown" in worker.text
+        assert worker.process.wait(10) == status
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in family)
+    assert client.broker.size("celery") == QueueSize(1, 0, 0)
+    (folder / "gate").touch()
+    with WorkerProcess(folder) as other:
+        assert running.get(timeout=10) == "gate"
+        assert other.stop() == 0
+    assert len(journal.of("hold")) == 2
+
+
+# -- suspended -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
+def test_a_worker_that_slept_too_long_cannot_settle(
+    folder: Path, client: Celeriac, journal: Journal, group: bool
+) -> None:
+    with (
+        WorkerProcess(folder, "-n", "sleeper@x", executors=1) as sleeper,
+        WorkerProcess(folder, "-n", "other@x", executors=1) as other,
+    ):
+        sleeper.ready()
+        other.ready()
+        other.send(signal.SIGSTOP)
+        result = client.send_task("tasks.wait_there", ("gate",))
+        journal.wait_for("hold", "gate")
+        stop, go = (os.killpg, os.killpg) if group else (os.kill, os.kill)
+        stop(sleeper.process.pid, signal.SIGSTOP)
+        os.kill(other.process.pid, signal.SIGCONT)
+        stopped = time.monotonic()
+        assert result.get(timeout=10) == "other@x"
+        assert time.monotonic() - stopped < 3 * LEASE
+        go(sleeper.process.pid, signal.SIGCONT)
+        (folder / "gate").touch()
+        # its task was the second to end, and told so too late
+        journal.wait_for("on", "sleeper@x")
+        sleeper.wait_for("its lease was lost, the outcome is dropped")
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+        assert client.AsyncResult(result.id).get(timeout=1) == "other@x"
+        assert (sleeper.stop(), other.stop()) == (0, 0)
+    assert client.broker.size("celery") == QueueSize(0, 0, 0)
+
+
+def test_a_worker_that_slept_alone_keeps_its_tasks(folder: Path, client: Celeriac, journal: Journal) -> None:
+    with WorkerProcess(folder, executors=1) as worker:
+        running = busy_with(client, journal)
+        worker.send(signal.SIGSTOP)
+        begun = time.monotonic()
+        eventually(lambda: time.monotonic() - begun > 3 * LEASE)
+        worker.send(signal.SIGCONT)
+        (folder / "gate").touch()
+        assert running.get(timeout=10) == "gate"
+        assert worker.stop() == 0
+    assert len(journal.of("hold")) == 1
+
+
+# -- the death of its parts ----------------------------------------------------------------------------------
+
+
+def test_a_killed_nursery_is_replaced_with_its_executors(
+    folder: Path, client: Celeriac, journal: Journal
+) -> None:
+    source = TASKS.replace("task_max_deliveries=1", "task_max_deliveries=2")
+    (folder / "tasks.py").write_text(source)
+    with WorkerProcess(folder) as worker:
+        running = busy_with(client, journal)
+        before = worker.executors()
+        os.kill(worker.nursery, signal.SIGKILL)
+        journal.wait_for("hold", "gate", times=2)
+        (folder / "gate").touch()
+        assert running.get(timeout=10) == "gate"
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+        assert not set(before) & set(worker.executors())
+        assert worker.stop() == 0
+
+
+def test_a_nursery_that_cannot_come_back_ends_the_worker(folder: Path, client: Celeriac) -> None:
+    with WorkerProcess(folder) as worker:
+        worker.ready()
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+        (folder / "tasks.py").write_text("raise ValueError('half a deploy')\n")
+        os.kill(worker.nursery, signal.SIGKILL)
+        assert worker.process.wait(10) == 1
+        worker.stop()
+        assert "cannot load the app 'tasks': ValueError: half a deploy" in worker.text
+
+
+def test_idle_executors_that_are_killed_come_back(folder: Path, client: Celeriac) -> None:
+    with WorkerProcess(folder) as worker:
+        worker.ready()
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+        for _ in range(3):
+            before = worker.executors()
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+            eventually(lambda before=before: len(set(worker.executors()) - set(before)) == 2)
+        assert worker.stop() == 0
