@@ -104,6 +104,7 @@ class InProcessWorker:
         except BaseException as exc:  # noqa: BLE001 boundary: `start` or `stop` raises it on the caller's thread
             self._failure = exc
         finally:
+            pool.close()
             self._ready.set()
             self._ends.put(None)
 

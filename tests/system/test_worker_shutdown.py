@@ -23,8 +23,7 @@ TASKS = (
     + """
 from celeriac import Celeriac
 
-# One delivery only: whatever is counted against a task is seen at once.
-app = Celeriac("tasks", worker_lease=1.0, task_max_deliveries=1)
+app = Celeriac("tasks", worker_lease=1.0)
 
 @app.task
 def add(x, y):
@@ -77,10 +76,15 @@ def journal(folder: Path) -> Journal:
     return Journal(folder)
 
 
-def used_to_short_tasks(client: Celeriac, task: str) -> None:
-    """Have a worker believe that tasks are short, so that it takes many ahead."""
-    for each in [client.send_task(task, (-1,)) for _ in range(100)]:
-        each.get(timeout=10)
+def in_one_batch(
+    client: Celeriac, short: str, long: str
+) -> tuple[AsyncResult[Any], list[AsyncResult[Any]]]:
+    """Publish for a worker that is yet to start: short tasks, so that it takes many ahead, then one that runs
+    until the file ``gate`` is there, and the twenty that are stuck behind it."""
+    for _ in range(100):
+        client.send_task(short, (-1,))
+    running = client.send_task(long, ("gate",))
+    return running, [client.send_task(short, (number,)) for number in range(20)]
 
 
 def numbers(journal: Journal) -> list[int]:
@@ -109,11 +113,9 @@ def test_an_idle_worker_ends_at_once(folder: Path) -> None:
 def test_sigterm_lets_running_tasks_end_and_returns_the_rest_at_once(
     folder: Path, client: Celeriac, journal: Journal
 ) -> None:
+    running, waiting = in_one_batch(client, "tasks.note_me", "tasks.wait")
     with WorkerProcess(folder, executors=1) as worker:
-        worker.ready()
-        used_to_short_tasks(client, "tasks.note_me")
-        running = busy_with(client, journal)
-        waiting = [client.send_task("tasks.note_me", (number,)) for number in range(20)]
+        journal.wait_for("hold", "gate")
         worker.send(signal.SIGTERM)
         worker.wait_for("Warm shutdown")
         eventually(lambda: client.broker.size("celery") == QueueSize(20, 0, 1), within=2)
@@ -126,44 +128,24 @@ def test_sigterm_lets_running_tasks_end_and_returns_the_rest_at_once(
             assert other.stop() == 0
     assert numbers(journal) == list(range(20))
     assert client.broker.size("celery") == QueueSize(0, 0, 0)
-    assert client.broker.size("celery.dead").ready == 0
 
 
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
 def test_early_acknowledged_tasks_that_did_not_start_are_not_lost(
-    folder: Path, client: Celeriac, journal: Journal
+    folder: Path, client: Celeriac, journal: Journal, kill: bool
 ) -> None:
+    _, waiting = in_one_batch(client, "tasks.note_early", "tasks.wait_early")
     with WorkerProcess(folder, executors=1) as worker:
-        worker.ready()
-        used_to_short_tasks(client, "tasks.note_early")
-        running = busy_with(client, journal, "tasks.wait_early")
-        waiting = [client.send_task("tasks.note_early", (number,)) for number in range(20)]
-        # Published after them, to another task: when it is held, so are they, or they will never be.
-        worker.send(signal.SIGTERM)
-        worker.wait_for("Warm shutdown")
-        (folder / "gate").touch()
-        assert worker.process.wait(10) == 0
-        assert running.get(timeout=1) == "gate"
+        journal.wait_for("hold", "gate")
+        if kill:
+            worker.kill()
+        else:
+            worker.send(signal.SIGTERM)
+            worker.wait_for("Warm shutdown")
+            (folder / "gate").touch()
+            assert worker.process.wait(10) == 0
     with WorkerProcess(folder) as other:
-        assert [each.get(timeout=10) for each in waiting] == list(range(20))
-        assert other.stop() == 0
-    assert numbers(journal) == list(range(20))
-
-
-def test_early_acknowledged_tasks_that_did_not_start_survive_the_worker(
-    folder: Path, client: Celeriac, journal: Journal
-) -> None:
-    with WorkerProcess(folder, executors=1) as worker:
-        worker.ready()
-        used_to_short_tasks(client, "tasks.note_early")
-        busy_with(client, journal, "tasks.wait_early")
-        waiting = [client.send_task("tasks.note_early", (number,)) for number in range(20)]
-        # A round trip through the worker: what it takes ahead, it has taken by now.
-        late = client.send_task("tasks.nobody_knows")
-        worker.wait_for(late.id)
-        for pid in worker.family():
-            os.kill(pid, signal.SIGKILL)
-    with WorkerProcess(folder) as other:
-        assert [each.get(timeout=10) for each in waiting] == list(range(20))
+        assert [each.get(timeout=5, propagate=False) for each in waiting] == list(range(20))
         assert other.stop() == 0
     assert numbers(journal) == list(range(20))
 
@@ -205,6 +187,8 @@ def test_a_signal_to_the_whole_group_is_warm(folder: Path, client: Celeriac, jou
 def test_a_cold_shutdown_hands_running_tasks_back_uncounted(
     folder: Path, client: Celeriac, journal: Journal, signals: list[signal.Signals], status: int
 ) -> None:
+    # One delivery only: what is counted against the task fails it.
+    (folder / "tasks.py").write_text(TASKS.replace("lease=1.0", "lease=1.0, task_max_deliveries=1"))
     with WorkerProcess(folder) as worker:
         running = busy_with(client, journal)
         family = worker.family()
@@ -229,29 +213,23 @@ def test_a_cold_shutdown_hands_running_tasks_back_uncounted(
 def test_a_worker_that_slept_too_long_cannot_settle(
     folder: Path, client: Celeriac, journal: Journal, group: bool
 ) -> None:
-    with (
-        WorkerProcess(folder, "-n", "sleeper@x", executors=1) as sleeper,
-        WorkerProcess(folder, "-n", "other@x", executors=1) as other,
-    ):
-        sleeper.ready()
-        other.ready()
-        other.send(signal.SIGSTOP)
+    send = os.killpg if group else os.kill
+    with WorkerProcess(folder, "-n", "sleeper@x", executors=1) as sleeper:
         result = client.send_task("tasks.wait_there", ("gate",))
         journal.wait_for("hold", "gate")
-        stop, go = (os.killpg, os.killpg) if group else (os.kill, os.kill)
-        stop(sleeper.process.pid, signal.SIGSTOP)
-        os.kill(other.process.pid, signal.SIGCONT)
-        stopped = time.monotonic()
-        assert result.get(timeout=10) == "other@x"
-        assert time.monotonic() - stopped < 3 * LEASE
-        go(sleeper.process.pid, signal.SIGCONT)
-        (folder / "gate").touch()
-        # its task was the second to end, and told so too late
-        journal.wait_for("on", "sleeper@x")
-        sleeper.wait_for("its lease was lost, the outcome is dropped")
-        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
-        assert client.AsyncResult(result.id).get(timeout=1) == "other@x"
-        assert (sleeper.stop(), other.stop()) == (0, 0)
+        send(sleeper.process.pid, signal.SIGSTOP)
+        with WorkerProcess(folder, "-n", "other@x", executors=1) as other:
+            other.ready()
+            ready = time.monotonic()
+            assert result.get(timeout=10) == "other@x"
+            assert time.monotonic() - ready < 3 * LEASE
+            (folder / "gate").touch()
+            send(sleeper.process.pid, signal.SIGCONT)
+            journal.wait_for("on", "sleeper@x")
+            sleeper.wait_for("its lease was lost, the outcome is dropped")
+            assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+            assert client.AsyncResult(result.id).get(timeout=1) == "other@x"
+            assert (sleeper.stop(), other.stop()) == (0, 0)
     assert client.broker.size("celery") == QueueSize(0, 0, 0)
 
 
@@ -274,8 +252,6 @@ def test_a_worker_that_slept_alone_keeps_its_tasks(folder: Path, client: Celeria
 def test_a_killed_nursery_is_replaced_with_its_executors(
     folder: Path, client: Celeriac, journal: Journal
 ) -> None:
-    source = TASKS.replace("task_max_deliveries=1", "task_max_deliveries=2")
-    (folder / "tasks.py").write_text(source)
     with WorkerProcess(folder) as worker:
         running = busy_with(client, journal)
         before = worker.executors()

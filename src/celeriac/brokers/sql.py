@@ -85,10 +85,10 @@ class SQLBroker(Broker):
             self._remember(new)
 
     def publish(self, batch: Sequence[Outgoing]) -> None:
-        database = self.prepare()
         deadline = time.monotonic() + self.options.publish_timeout
         routes: list[list[str]] = []
         try:
+            database = self.prepare()
             for part in bounded(batch, _bytes_of):
                 with database.transaction(max(0.0, deadline - time.monotonic())) as transaction:
                     new = self._unknown(_queues_of(part))
@@ -202,8 +202,8 @@ class SQLConsumer(Consumer):
         #: The number under which we are registered and hold messages.
         self._holder = 0
         self._registering = threading.Lock()
-        #: What our caller was given and did not settle, by row.
-        self._given: dict[int, Delivery] = {}
+        #: What our caller was given and did not settle.
+        self._given: dict[Claim, Delivery] = {}
         #: Held while messages change hands: who looks for claims whose reply was lost must see none on its way.
         self._claiming = threading.Lock()
         #: The server may have given us what we do not know of.
@@ -276,14 +276,14 @@ class SQLConsumer(Consumer):
         holder = self._holder
         with self._broker.database.reading() as read:
             held = messages.held(read, self._queues, holder)
-        return [
-            self._give(each, holder) for each in [each for each in held if each.id not in self._given][:limit]
-        ]
+        unknown = [each for each in held if Claim(each.id, holder) not in self._given]
+        return [self._give(each, holder) for each in unknown[:limit]]
 
     def _give(self, message: messages.Message, holder: int) -> Delivery:
         _, id, queue, attempts, redelivered, data = message
-        delivery = Delivery(_decode(data), queue, Claim(id, holder), attempts + 1, bool(redelivered))
-        self._given[id] = delivery
+        claim = Claim(id, holder)
+        delivery = Delivery(_decode(data), queue, claim, attempts + 1, bool(redelivered))
+        self._given[claim] = delivery
         return delivery
 
     def _now(self) -> float:
@@ -312,7 +312,7 @@ class SQLConsumer(Consumer):
         ours = {
             each.tag.id: each
             for each in deliveries
-            if each.tag.holder == holder and given.get(each.tag.id) is each
+            if each.tag.holder == holder and given.get(each.tag) is each
         }
         return {ours[id] for id in messages.held_by(transaction, holder, list(ours))}
 
@@ -347,8 +347,8 @@ class SQLConsumer(Consumer):
     def let_go(self, deliveries: Iterable[Delivery]) -> None:
         """These are settled, or lost."""
         for each in deliveries:
-            if self._given.get(each.tag.id) is each:
-                del self._given[each.tag.id]
+            if self._given.get(each.tag) is each:
+                del self._given[each.tag]
 
     def unit(self, backend: ResultBackend) -> Unit:
         if isinstance(backend, SQLBackend) and backend.database is self._broker.database:

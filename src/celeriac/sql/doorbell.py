@@ -126,7 +126,8 @@ class Listener:
 
     def __init__(self, directory: str, mask: int) -> None:
         self._directory = directory
-        self._path = os.path.join(directory, f"{mask:016x}-{os.getpid()}-{next(_numbers)}")
+        self._process = os.getpid()
+        self._path = os.path.join(directory, f"{mask:016x}-{self._process}-{next(_numbers)}")
         self._pipe: int | None = None
 
     def open(self) -> int | None:
@@ -153,8 +154,9 @@ class Listener:
     def remove(self) -> None:
         """Leave for good; the last one takes the directory along."""
         self.close()
-        _unlink(self._path)
-        try:
-            os.rmdir(self._directory)
-        except OSError:
-            pass  # somebody else is there
+        if os.getpid() == self._process:  # a forked child has got a copy only
+            _unlink(self._path)
+            try:
+                os.rmdir(self._directory)
+            except OSError:
+                pass  # somebody else is there

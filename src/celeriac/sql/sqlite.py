@@ -220,7 +220,7 @@ class SQLite(Database):
                 return OperationalError(f"{file}: {exc}")
 
     def _is_locked(self, timeout: float) -> str:
-        return f"{self.name} is locked: another program has kept it so for {timeout:g} s"
+        return f"{self.name} is locked: another program has kept it so for {timeout:.2g} s"
 
     def _cannot_open(self, exc: Exception) -> Exception:
         kind = ConnectionLost if self._was_open else ImproperlyConfigured

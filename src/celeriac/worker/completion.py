@@ -113,7 +113,7 @@ class Completer:
 
     def _next(self) -> list[_Item]:
         """Wait for one item, take what else is there up to the bounds of a unit; [] at the end."""
-        first = self._items.get()
+        first = self._take()
         if first is None:
             return []
         batch, size = [first], first.size
@@ -128,6 +128,15 @@ class Completer:
             batch.append(item)
             size += item.size
         return batch
+
+    def _take(self) -> _Item | None:
+        """Wait for an item."""
+        try:
+            return self._items.get_nowait()
+        except queue.Empty:
+            # Nothing is under way that could have to be forgotten.
+            self._gone.clear()
+            return self._items.get()
 
     def _carry_out(self, batch: list[_Item]) -> None:
         backoff = Backoff()

@@ -47,7 +47,11 @@ class Limits:
 
     def arm(self, executor: Executor, work: Work) -> None:
         """Start the clock of a call that runs from now on."""
-        if self._none and work.info.unlimited and work.delivery.envelope.headers.get("timelimit") in _NO_LIMITS:
+        if (
+            self._none
+            and work.info.unlimited
+            and work.delivery.envelope.headers.get("timelimit") in _NO_LIMITS
+        ):
             return  # nearly every call of nearly every program
         soft, hard = self.of(work)
         loop = asyncio.get_running_loop()

@@ -73,30 +73,45 @@ def boot_of(options: WorkerOptions) -> Boot:
 
 
 async def _run(options: WorkerOptions, pool: Pool) -> int:
-    manifest = await pool.start()
-    status = 0
-    worker: Worker | None = None
-    early: Shutdown | None = None
-
-    def on_signal(number: int) -> None:
-        nonlocal status, early
-        status = 1 if number == signal.SIGINT else status
-        how = Shutdown.COLD if early is not None or number == signal.SIGQUIT else Shutdown.WARM
-        early = how
-        logger.warning("worker: %s shutdown (%s)", how.name.capitalize(), signal.Signals(number).name)
-        if worker is not None:
-            worker.shut_down(how)
-
     loop = asyncio.get_running_loop()
+    this = asyncio.current_task()
+    assert this is not None
+    signals = _Signals(give_up=this.cancel)
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        loop.add_signal_handler(each, on_signal, each)
+        loop.add_signal_handler(each, signals.receive, each)
+    try:
+        manifest = await pool.start()
+        await serve(options, pool, manifest, created=signals.attach)
+    except asyncio.CancelledError:
+        logger.warning("worker: shut down before it was ready")
+    finally:
+        pool.close()
+    return signals.status
 
-    def created(one: Worker) -> None:
-        nonlocal worker
-        worker = one
 
-    await serve(options, pool, manifest, created=created)
-    return status
+class _Signals:
+    """What signals do to a worker: the first shuts it down, another one faster. Before there is a worker, the
+    first ends the process."""
+
+    def __init__(self, *, give_up: Callable[[], object]) -> None:
+        self.status = 0
+        self._give_up = give_up
+        self._worker: Worker | None = None
+        self._signalled = False
+
+    def attach(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def receive(self, number: signal.Signals) -> None:
+        how = Shutdown.COLD if self._signalled or number == signal.SIGQUIT else Shutdown.WARM
+        self._signalled = True
+        if number == signal.SIGINT:
+            self.status = 1  # as Celery's
+        logger.warning("worker: %s shutdown (%s)", how.name.capitalize(), number.name)
+        if self._worker is None:
+            self._give_up()
+        else:
+            self._worker.shut_down(how)
 
 
 async def serve(

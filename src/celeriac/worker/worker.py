@@ -91,6 +91,8 @@ class Worker:
         self._borrowed: dict[Delivery, Work] = {}
         self._by_id: dict[str, Work] = {}
         self._shutdown: asyncio.Future[Shutdown] | None = None
+        #: A shutdown that was asked for before `run`.
+        self._asked: Shutdown | None = None
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
@@ -103,6 +105,8 @@ class Worker:
         """Work until shut down. Raises what made it impossible to go on."""
         self._loop = asyncio.get_running_loop()
         self._shutdown = self._loop.create_future()
+        if self._asked is not None:
+            self._begin_shutdown(self._asked)
         consumer = await self._loop.run_in_executor(None, self._register)
         completer = Completer(consumer.unit(self._backend), consumer, call=self._call, crashed=self._crashed)
         fetcher = Fetcher(
@@ -129,7 +133,6 @@ class Worker:
         finally:
             self._dispatcher.close()
             await self._loop.run_in_executor(None, self._leave, lease)
-            self.pool.close()
         if self._failure is not None:
             raise self._failure
 
@@ -138,6 +141,7 @@ class Worker:
 
     def shut_down(self, how: Shutdown = Shutdown.WARM) -> None:
         """Begin to end, or end faster. Any thread; returns at once."""
+        self._asked = how
         self._call(lambda: self._begin_shutdown(how))
 
     def _begin_shutdown(self, how: Shutdown) -> None:
