@@ -23,11 +23,13 @@ $(BIN)/python:
 $(VENV)/installed: $(BIN)/python pyproject.toml
 	@echo "installing celeriac"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/python -m compileall -q src/celeriac
 	@touch $@
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 	@echo "installing celeriac and what its tests and checks need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m compileall -q src/celeriac
 	@touch $@ $(VENV)/installed
 
 demo: $(VENV)/installed

@@ -33,6 +33,8 @@ from celeriac import Celeriac
 WARM_UP = 1_000
 #: Calls that are published at once.
 BULK = 1_000
+#: Seconds without any result after which a drain is given up.
+PATIENCE = 30.0
 #: Seconds between two looks at the number of results.
 LOOK = 0.005
 
@@ -136,17 +138,21 @@ def drain_rate(path: str, finished: str, count: int) -> float:
 
     Looking on leaves the start of the worker out and needs nothing from it.
     """
-    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     first: tuple[float, int] | None = None
-    with contextlib.closing(database):
-        while True:
-            done, now = database.execute(finished).fetchone()[0], time.perf_counter()
+    done, moved = 0, time.perf_counter()
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        while done < count:
+            time.sleep(LOOK)
+            before, (done,) = done, database.execute(finished).fetchone()
+            now = time.perf_counter()
+            if done != before:
+                moved = now
+            elif now - moved > PATIENCE:
+                raise SystemExit(f"nothing finished for {PATIENCE:.0f} s: {done} of {count} results")
             if first is None and done >= min(WARM_UP, count // 10):
                 first = now, done
-            if done >= count:
-                assert first is not None
-                return (count - first[1]) / (now - first[0])
-            time.sleep(LOOK)
+    assert first is not None
+    return (count - first[1]) / (now - first[0])
 
 
 def weigh(figures: Figures, worker: Worker, when: str) -> None:

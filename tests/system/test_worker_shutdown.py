@@ -14,7 +14,7 @@ import pytest
 from celeriac import Celeriac
 from celeriac.brokers.base import QueueSize
 from celeriac.result import AsyncResult
-from support import JOURNAL, Journal, WorkerProcess, client_of, eventually
+from support import JOURNAL, Journal, WorkerProcess, client_of, eventually, is_dead
 
 LEASE = 1.0
 
@@ -107,7 +107,7 @@ def test_an_idle_worker_ends_at_once(folder: Path) -> None:
         started = time.monotonic()
         assert worker.stop() == 0
         assert time.monotonic() - started < 1
-        eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family), within=1)
+        eventually(lambda: all(map(is_dead, family)), within=1)
 
 
 def test_sigterm_lets_running_tasks_end_and_returns_the_rest_at_once(
@@ -197,7 +197,7 @@ def test_a_cold_shutdown_hands_running_tasks_back_uncounted(
             worker.wait_for("shutdown (SIG", times=number)
         assert "Cold shutdown" in worker.text
         assert worker.process.wait(10) == status
-        assert not any(os.path.exists(f"/proc/{pid}") for pid in family)
+        assert all(map(is_dead, family))
     assert client.broker.size("celery") == QueueSize(1, 0, 0)
     (folder / "gate").touch()
     with WorkerProcess(folder) as other:
@@ -286,3 +286,41 @@ def test_idle_executors_that_are_killed_come_back(folder: Path, client: Celeriac
             assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
             eventually(lambda before=before: len(set(worker.executors()) - set(before)) == 2)
         assert worker.stop() == 0
+
+
+def test_an_app_that_starts_threads_gets_fresh_executors(
+    folder: Path, client: Celeriac, journal: Journal
+) -> None:
+    threaded = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    (folder / "tasks.py").write_text("from support_of_tasks import loaded\n" + threaded + TASKS)
+    (folder / "support_of_tasks.py").write_text("import os\nloaded = os.getpid()\n")
+    with (folder / "tasks.py").open("a") as file:
+        file.write("\n@app.task\ndef where():\n    return [loaded, os.getpid()]\n")
+    with WorkerProcess(folder, executors=1) as worker:
+        worker.ready()
+        loaded, pid = client.send_task("tasks.where").get(timeout=20)
+        assert (loaded, worker.executors()) == (pid, [pid])
+        assert worker.text.count("the app starts threads when it is imported") == 1
+        os.kill(pid, signal.SIGKILL)
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=20) == 3
+        busy_with(client, journal)
+        worker.send(signal.SIGTERM)
+        worker.wait_for("Warm shutdown")
+        (folder / "gate").touch()
+        assert worker.process.wait(10) == 0
+
+
+# -- before it is ready --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_can_be_stopped_while_it_loads_the_app(
+    folder: Path, journal: Journal, number: signal.Signals
+) -> None:
+    (folder / "tasks.py").write_text(TASKS + "\nhold('gate')\n")
+    with WorkerProcess(folder) as worker:
+        journal.wait_for("hold", "gate")
+        family = worker.family()
+        assert worker.stop(number, within=5) != 0
+        eventually(lambda: all(map(is_dead, family)), within=2)
+        assert "Traceback" not in worker.text

@@ -7,9 +7,10 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -300,16 +301,41 @@ def test_a_damaged_file_is_told_in_one_line(file: Path, broker: Broker, backend:
     assert not isinstance(failed.value, ConnectionLost)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everything")
-def test_a_file_that_may_not_be_written_is_read_only(file: Path, broker: Broker) -> None:
-    broker.publish([outgoing(QUEUE)])
-    broker.close()
-    file.chmod(0o444)
-    with pytest.raises(OperationalError, match="read-only"):
-        broker.publish([outgoing(QUEUE)])
-    file.chmod(0o644)
-    broker.publish([outgoing(QUEUE)])
-    assert broker.size("q").ready == 2
+def as_nobody(function: Callable[[], None]) -> None:
+    """Run a test as a user to whom permissions apply."""
+
+    def child() -> None:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        function()
+
+    in_fork(child)
+
+
+def test_a_file_that_may_not_be_written_is_told_and_works_again() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        file = Path(folder, "celeriac.db")
+        broker = open_broker(f"sqlite:///{file}", BrokerOptions())
+
+        def use_it() -> None:
+            broker.publish([outgoing(QUEUE)])
+            broker.close()
+            file.chmod(0o444)
+            with pytest.raises(PublishFailed, match="read-only"):
+                broker.publish([outgoing(QUEUE)])
+            for each in Path(folder).iterdir():
+                each.chmod(0o644)
+            broker.publish([outgoing(QUEUE)])
+            assert broker.size("q").ready == 2
+            broker.close()
+            file.chmod(0)
+            with pytest.raises(OperationalError, match="let this user write it"):
+                broker.size("q")
+            file.chmod(0o644)
+            assert broker.size("q").ready == 2
+
+        as_nobody(use_it)
 
 
 def mount(path: Path, *options: str) -> None:

@@ -69,21 +69,23 @@ class Connections:
         return self._file is not None and self._file != _file_at(self._path)
 
     def roll_back(self) -> None:
-        """End what the writer has begun, if need be with its connection; `writing` is held."""
-        try:
-            if self._writer is not None and self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-        except sqlite3.DatabaseError:
-            self._close_writer()
+        """End what the writer has begun; `writing` is held."""
+        if self._writer is not None and self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    def close_idle(self) -> None:
+        """Close what reads and is not in use."""
+        with self._lending:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def close(self) -> None:
         """Close what is not in use now, and the rest when it comes back; `writing` is held."""
         with self._lending:
-            idle, self._idle = self._idle, []
             self._lent.clear()
-        for connection in idle:
-            connection.close()
-        self._close_writer()
+        self.close_idle()
+        self.close_writer()
         self._file = None
 
     def close_at_exit(self) -> None:
@@ -97,7 +99,8 @@ class Connections:
         self._lending = threading.Lock()  # some thread of the parent may have had it
         _parents.append(self)
 
-    def _close_writer(self) -> None:
+    def close_writer(self) -> None:
+        """Connect anew for the next transaction; `writing` is held."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -100,6 +100,8 @@ class SQLite(Database):
                 raise
             self._was_open = True
         except sqlite3.DatabaseError as exc:
+            # Not to be used again: opened while the file could only be read, say, it stays so.
+            connections.close_writer()
             raise self.explained(exc, timeout) from exc
         finally:
             connections.writing.release()
@@ -114,6 +116,7 @@ class SQLite(Database):
             finally:
                 connections.take_back(connection)
         except sqlite3.DatabaseError as exc:
+            connections.close_idle()
             raise self.explained(exc, READ_TIMEOUT) from exc
 
     def borrow(self, transaction: Any) -> Transaction:
@@ -208,7 +211,7 @@ class SQLite(Database):
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
                 return self._cannot_open(exc)
             case sqlite3.SQLITE_READONLY:
-                return OperationalError(f"{file} is read-only: let this user write it and its directory")
+                return OperationalError(f"{file} is read-only: let this user write it, its -wal and -shm, and its directory")
             case sqlite3.SQLITE_NOTADB:
                 return ImproperlyConfigured(f"{file} is not an SQLite database: name another file in the URL")
             case sqlite3.SQLITE_CORRUPT:

@@ -1,0 +1,368 @@
+"""What is broken, foreign or hostile: an error that says so, a worker that goes on, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from celeriac import Celeriac
+from celeriac.brokers.base import QueueSize
+from celeriac.brokers.dead import DEAD_QUEUE, DEAD_REASON
+from celeriac.errors import EncodeError, OperationalError, WorkerLostError
+from celeriac.wire.envelope import Envelope, Outgoing
+from support import JOURNAL, WorkerProcess, client_of, dead_letters, eventually
+
+TASKS = (
+    JOURNAL
+    + r"""
+import functools, multiprocessing, subprocess, sys
+from celeriac import Celeriac
+
+app = Celeriac("tasks", task_max_deliveries=2)
+
+@app.task
+def add(x, y):
+    return x + y
+
+@app.task
+def pid():
+    return os.getpid()
+
+@app.task
+def wait(gate):
+    hold(gate)
+    return gate
+
+@app.task
+def note_me(number):
+    note("ran", number)
+    return number
+
+@app.task(bind=True)
+def strange_state(self):
+    self.update_state(state="ODD", meta=object())
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+    __repr__ = __str__
+
+class Rich(Exception):
+    def __init__(self, code, detail):
+        super().__init__(code, detail)
+
+class Shy:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+def recursive():
+    return recursive()
+
+def nested(depth):
+    return functools.reduce(lambda inner, _: [inner], range(depth), 1)
+
+def looped():
+    one = []
+    one.append(one)
+    return one
+
+def raises(exc):
+    raise exc
+
+WAYS = {
+    "mute": lambda: raises(Mute()),
+    "rich": lambda: raises(Rich(404, {"a": object()})),
+    "exit": lambda: sys.exit(3),
+    "interrupt": lambda: raises(KeyboardInterrupt()),
+    "generator exit": lambda: raises(GeneratorExit()),
+    "recursion": recursive,
+    "memory": lambda: raises(MemoryError()),
+    "surrogate": lambda: raises(ValueError("\ud800")),
+    "nul": lambda: raises(ValueError("a\0b")),
+    "long": lambda: raises(ValueError("x" * 1_000_000)),
+    "object": object,
+    "bytes key": lambda: {b"a": 1},
+    "deep": lambda: nested(100_000),
+    "loop": looped,
+    "digits": lambda: 10 ** 5000,
+    "shy": Shy,
+    "group": lambda: raises(ExceptionGroup("several", [ValueError(1), Mute()])),
+}
+
+@app.task
+def ends(way):
+    return WAYS[way]()
+
+VALUES = {
+    "surrogate": "\ud800",
+    "nul": "a\0b",
+    "big": 2 ** 80,
+    "float": 1e308,
+    "none": None,
+    "bytes": b"\xff",
+    "tuple": (1, 2),
+}
+
+@app.task
+def value(name):
+    return VALUES[name]
+
+@app.task
+def leaves(status):
+    os._exit(status)
+
+@app.task
+def closes_everything():
+    os.closerange(3, 1024)
+
+@app.task
+def forks():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        squares = pool.map(abs, [-1, -2])
+    started = subprocess.run([sys.executable, "-c", "print(7)"], capture_output=True, text=True, check=True)
+    return [*squares, int(started.stdout)]
+
+@app.task
+def waits_for_another():
+    return add.delay(1, 2).get(timeout=10)
+
+@app.task
+def chatty():
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    sys.stdout.write("x" * 200_000 + "\n")
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("input")
+    (folder / "tasks.py").write_text(TASKS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worker(folder: Path) -> Iterator[WorkerProcess]:
+    """One executor: whoever hangs it is found out."""
+    with WorkerProcess(folder, executors=1) as worker:
+        yield worker.ready()
+        assert worker.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path, worker: WorkerProcess) -> Iterator[Celeriac]:
+    """A client of the worker that tests share."""
+    with client_of(folder) as client:
+        yield client
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    """A folder for a test with workers of its own."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    return tmp_path
+
+
+@pytest.fixture
+def client(alone: Path) -> Iterator[Celeriac]:
+    with client_of(alone, broker_publish_timeout=0.5) as client:
+        yield client
+
+
+def still_works(client: Celeriac) -> int:
+    """The executor answers; returns its process id."""
+    pid: int = client.send_task("tasks.pid").get(timeout=10)
+    eventually(lambda: client.broker.size("celery") == QueueSize(0, 0, 0), within=5)
+    return pid
+
+
+# -- what cannot be sent -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argument", [object(), 10**5000, {1: object()}, lambda: None], ids=lambda _: "")
+def test_an_argument_that_cannot_be_sent_is_named_and_nothing_is_queued(
+    running: Celeriac, argument: object
+) -> None:
+    still_works(running)
+    with pytest.raises(EncodeError, match=r"argument 2 of tasks\.add"):
+        running.send_task("tasks.add", (1, argument))
+    assert running.broker.size("celery") == QueueSize(0, 0, 0)
+
+
+# -- what cannot be stored -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("mute", "rich", "exit", "interrupt", "generator exit", "recursion", "memory", "surrogate", "nul"),
+        *("long", "object", "deep", "loop", "digits", "shy", "group"),
+    ],
+)
+def test_a_strange_end_is_a_failure_and_the_executor_lives(running: Celeriac, way: str) -> None:
+    before = still_works(running)
+    result = running.send_task("tasks.ends", (way,))
+    assert isinstance(result.get(timeout=10, propagate=False), BaseException)
+    assert result.state == "FAILURE"
+    assert still_works(running) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("surrogate", "\ud800"), ("nul", "a\0b"), ("big", 2**80), ("float", 1e308), ("none", None)),
+        *(("bytes", b"\xff"), ("tuple", [1, 2])),
+    ],
+)
+def test_strange_values_arrive_as_they_are(running: Celeriac, name: str, value: object) -> None:
+    assert running.send_task("tasks.value", (name,)).get(timeout=10) == value
+
+
+def test_a_state_that_cannot_be_stored_fails_the_task(running: Celeriac) -> None:
+    with pytest.raises(EncodeError):
+        running.send_task("tasks.strange_state").get(timeout=10)
+    still_works(running)
+
+
+# -- what tasks do to their process --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_task_that_leaves_its_process_is_lost_with_it(running: Celeriac, status: int) -> None:
+    with pytest.raises(WorkerLostError, match=f"exited with status {status}"):
+        running.send_task("tasks.leaves", (status,)).get(timeout=20)
+    still_works(running)
+
+
+def test_a_task_that_closes_the_executors_sockets_does_not_hang_the_worker(running: Celeriac) -> None:
+    with pytest.raises(WorkerLostError):
+        running.send_task("tasks.closes_everything").get(timeout=20)
+    still_works(running)
+
+
+def test_a_task_may_start_processes(running: Celeriac) -> None:
+    assert running.send_task("tasks.forks").get(timeout=20) == [1, 2, 7]
+    still_works(running)
+
+
+def test_a_task_that_waits_for_another_is_told_not_to(running: Celeriac) -> None:
+    with pytest.raises(RuntimeError):
+        running.send_task("tasks.waits_for_another").get(timeout=10)
+    still_works(running)
+
+
+def test_what_a_task_prints_is_seen_and_blocks_nothing(running: Celeriac, worker: WorkerProcess) -> None:
+    assert running.send_task("tasks.chatty").get(timeout=10) is None
+    worker.wait_for("to stdout")
+    worker.wait_for("to stderr")
+
+
+# -- messages that are none ----------------------------------------------------------------------------------
+
+
+def envelope(
+    body: bytes = b"[[1, 2], {}, {}]", content_type: str = "application/json", **headers: Any
+) -> Envelope:
+    """A good message of ``tasks.add``, but for what is given."""
+    headers = {"lang": "py", "task": "tasks.add", "id": str(uuid4()), **headers}
+    return Envelope(body, content_type, "utf-8", headers, {"correlation_id": headers["id"]})
+
+
+def put(client: Celeriac, envelope: Envelope) -> None:
+    client.broker.publish([Outgoing(envelope, routing_key="celery")])
+
+
+#: Whoever loads it, does it.
+ATTACK = type("Attack", (), {"__reduce__": lambda _: (open, ("attacked", "w"))})
+
+REFUSED: dict[str, tuple[Envelope, str]] = {
+    "no json": (envelope(b"\xff\xfe"), "JSON|json|decode"),
+    "cut off": (envelope(b'[[1, 2], {}, {"callba'), "json|JSON|decode"),
+    "empty": (envelope(b""), "json|JSON|decode|empty"),
+    "not a list": (envelope(b'"add"'), "."),
+    "two elements": (envelope(b"[[1, 2], {}]"), "."),
+    "arguments not a list": (envelope(b'["ab", {}, {}]'), "."),
+    "keywords not a dict": (envelope(b"[[1, 2], [], {}]"), "."),
+    "deep": (envelope(b"[" * 100_000 + b"]" * 100_000), "."),
+    "pickle": (
+        envelope(pickle.dumps(([ATTACK()], {}, {})), "application/x-python-serialize"),
+        "accept_content",
+    ),
+    "yaml": (envelope(b"- [1, 2]\n- {}\n- {}\n", "application/x-yaml"), "accept_content"),
+    "unknown type": (envelope(b"[[1, 2], {}, {}]", "application/x-unheard-of"), "x-unheard-of"),
+    "no type": (envelope(b"[[1, 2], {}, {}]", ""), "."),
+    "compressed with what": (envelope(compression="application/x-what"), "x-what"),
+    "not compressed": (envelope(compression="application/x-gzip"), "."),
+    "eta": (envelope(eta="yesterday"), "eta"),
+    "expires": (envelope(expires={"a": 1}), "expires"),
+    "retries": (envelope(retries="many"), "retries"),
+    "time limit": (envelope(timelimit="long"), "timelimit|time"),
+    "id is a number": (envelope(id=5), "id"),
+    "id is a list": (envelope(id=["x"]), "id"),
+    "id is a dict": (envelope(id={"x": 1}), "id"),
+    "task is a number": (envelope(task=5), "task"),
+    "task is empty": (envelope(task=""), "."),
+    "no task": (Envelope(b"hello", "text/plain", "utf-8", {}, {}), "."),
+    "nothing": (Envelope(b"", "", "", {}, {}), "."),
+    "protocol 1 without a task": (Envelope(b'{"id": "x"}', "application/json", "utf-8", {}, {}), "."),
+    "protocol 1 of nobody": (
+        Envelope(b'{"id": "x", "task": "no.body", "args": []}', "application/json", "utf-8", {}, {}),
+        r"no\.body",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_message_that_is_no_call_is_dead_lettered_with_the_reason(
+    running: Celeriac, folder: Path, kind: str
+) -> None:
+    broken, reason = REFUSED[kind]
+    for one in dead_letters(running):
+        assert one.body != broken.body or one.headers.get("id") != broken.headers.get("id")
+    before = running.broker.size("celery.dead").ready
+    put(running, broken)
+    eventually(lambda: running.broker.size("celery.dead").ready == before + 1, within=10)
+    (dead,) = dead_letters(running)[before:]
+    assert (dead.body, dead.content_type) == (broken.body, broken.content_type)
+    assert dead.headers.get("task") == broken.headers.get("task")
+    assert dead.headers[DEAD_QUEUE] == "celery"
+    assert dead.headers[DEAD_REASON]
+    import re
+
+    assert re.search(reason, dead.headers[DEAD_REASON]), dead.headers[DEAD_REASON]
+    assert still_works(running)
+    assert not (folder / "attacked").exists()
+
+
+HARMLESS: dict[str, dict[str, Any]] = {
+    "unknown headers": {"x-mine": [1, {"a": None}]},
+    "no extras": {},
+    "limit nan": {"timelimit": [float("nan"), float("nan")]},
+    "limit infinite": {"timelimit": [float("inf"), None]},
+    "limit huge": {"timelimit": [1e300, 1e300]},
+    "limit of zero": {"timelimit": [0, 0]},
+    "limit of true": {"timelimit": [None, None]},
+    "due long ago": {"eta": "0001-01-01T00:00:00+00:00"},
+    "expires at the end of time": {"expires": "9999-12-31T23:59:59-12:00"},
+    "unknown counter": {"x-celeriac-unknown": "many"},
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_strange_headers_that_harm_nobody_are_let_pass(running: Celeriac, kind: str) -> None:
+    one = envelope(**HARMLESS[kind])
+    put(running, one)
+    assert running.AsyncResult(one.task_id).get(timeout=10) == 3
+    still_works(running)
