@@ -14,8 +14,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from operator import truediv
 from pathlib import Path
 
 import limits
@@ -39,35 +40,43 @@ PATIENCE = 30.0
 LOOK = 0.005
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
-    """One measured figure, over the rounds."""
+    """A line of the table, and the names of its figures."""
 
     what: str
     unit: str
-    values: tuple[float, ...]
-    #: The same work by hand, in each round.
-    limits: tuple[float, ...] = ()
+    figure: str
+    #: The figure of the same work by hand, in SQLite alone.
+    limit: str = ""
     aim: str = ""
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
 
-    @property
-    def limit(self) -> float | None:
-        return statistics.median(self.limits) if self.limits else None
-
-    @property
-    def ratio(self) -> float | None:
-        """Part of the limit that is reached, the median over the rounds."""
-        if not self.limits:
-            return None
-        return statistics.median(ours / most for ours, most in zip(self.values, self.limits, strict=True))
+ROWS = (
+    Row("enqueue, one by one (`delay`)", "/s", "enqueue", limit="insert"),
+    Row("enqueue, 1,000 at a time (`app.publish`)", "/s", "enqueue in bulk"),
+    Row("drain, results stored", "/s", "drain", limit="take, store result", aim="≥ 20,000"),
+    Row("worker CPU per 1,000 tasks", "ms", "CPU per 1,000"),
+    Row("call → result, idle worker, p50", "ms", "latency p50", aim="≤ 2"),
+    Row("call → result, idle worker, p99", "ms", "latency p99"),
+    Row("spawn → result of the first task", "s", "spawn", aim="≤ 0.4"),
+    Row("CPU of an idle worker", "% of a core", "idle CPU", aim="< 1"),
+    Row("memory of the parent, RSS, idle", "MB", "parent RSS idle", aim="< 45"),
+    Row("memory of the parent, RSS, after the drain", "MB", "parent RSS after drain", aim="< 45"),
+    Row("memory of an executor, RSS, after the drain", "MB", "executor RSS after drain"),
+    Row("memory of an executor, PSS, after the drain", "MB", "executor PSS after drain"),
+    Row("memory of all four processes, RSS, idle", "MB", "all RSS idle", aim="< 110"),
+    Row("memory of all four processes, PSS, idle", "MB", "all PSS idle"),
+    Row("SQLite by hand: insert", "/s", "insert"),
+    Row("SQLite by hand: claim and delete, 64 at a time", "/s", "take"),
+    Row("SQLite by hand: the same, results stored", "/s", "take, store result"),
+    Row("Huey on SQLite: enqueue, one by one", "/s", "huey enqueue", limit="insert"),
+    Row("Huey on SQLite: drain, results stored", "/s", "huey drain", limit="take, store result"),
+)
 
 
 class Figures:
-    """What was measured, by name, a value per round."""
+    """What was measured, by name, a value for each round."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
@@ -75,8 +84,17 @@ class Figures:
     def add(self, name: str, value: float) -> None:
         self._values.setdefault(name, []).append(value)
 
-    def of(self, name: str) -> tuple[float, ...]:
-        return tuple(self._values.get(name, ()))
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def of(self, name: str) -> list[float]:
+        return self._values[name]
+
+    def ratio(self, row: Row) -> float | None:
+        """The part of SQLite's limit that was reached: the median over the rounds."""
+        if not row.limit:
+            return None
+        return statistics.median(map(truediv, self.of(row.figure), self.of(row.limit)))
 
 
 # -- measuring -----------------------------------------------------------------------------------------------
@@ -156,12 +174,8 @@ def drain_rate(path: str, finished: str, count: int) -> float:
 
 
 def weigh(figures: Figures, worker: Worker, when: str) -> None:
-    for name, pids in (
-        ("parent", [worker.parent]),
-        ("nursery", [worker.nursery]),
-        ("executor", worker.executors[:1]),
-        ("all four", worker.all),
-    ):
+    groups = {"parent": [worker.parent], "executor": worker.executors[:1], "all": worker.all}
+    for name, pids in groups.items():
         used = [memory(pid) for pid in pids]
         figures.add(f"{name} RSS {when}", sum(each.rss for each in used) / 1e6)
         figures.add(f"{name} PSS {when}", sum(each.pss for each in used) / 1e6)
@@ -195,7 +209,7 @@ def latency(task: Callable) -> float:
 def by_hand(figures: Figures, count: int) -> None:
     with new_folder() as folder:
         for what, rate in limits.measure(folder, count).items():
-            figures.add(f"limit {what}", rate)
+            figures.add(what, rate)
 
 
 def huey(figures: Figures, peer: peers.Huey, count: int) -> None:
@@ -206,38 +220,6 @@ def huey(figures: Figures, peer: peers.Huey, count: int) -> None:
 
 
 # -- the table -----------------------------------------------------------------------------------------------
-
-
-def rows(figures: Figures) -> list[Row]:
-    insert, store = figures.of("limit insert"), figures.of("limit take, store result")
-    of = figures.of
-    candidates = [
-        Row(what="enqueue, one by one (`delay`)", unit="/s", values=of("enqueue"), limits=insert),
-        Row(what="enqueue, 1,000 at a time (`app.publish`)", unit="/s", values=of("enqueue in bulk")),
-        Row(what="drain, results stored", unit="/s", values=of("drain"), limits=store, aim="≥ 20,000"),
-        Row(what="worker CPU per 1,000 tasks", unit="ms", values=of("CPU per 1,000")),
-        Row(what="call → result, idle worker, p50", unit="ms", values=of("latency p50"), aim="≤ 2"),
-        Row(what="call → result, idle worker, p99", unit="ms", values=of("latency p99")),
-        Row(what="spawn → result of the first task", unit="s", values=of("spawn"), aim="≤ 0.4"),
-        Row(what="CPU of an idle worker", unit="% of a core", values=of("idle CPU"), aim="< 1"),
-        *(
-            Row(
-                what=f"{process}, {kind}, {when}",
-                unit="MB",
-                values=of(f"{process} {kind} {when}"),
-                aim={("parent", "RSS"): "< 45", ("all four", "RSS"): "< 110"}.get((process, kind), ""),
-            )
-            for process in ("parent", "nursery", "executor", "all four")
-            for kind in ("RSS", "PSS")
-            for when in ("idle", "after drain")
-        ),
-        Row(what="SQLite by hand: insert", unit="/s", values=insert),
-        Row(what="SQLite by hand: claim and delete, 64 at a time", unit="/s", values=of("limit take")),
-        Row(what="SQLite by hand: the same, results stored", unit="/s", values=store),
-        Row(what="Huey on SQLite: enqueue, one by one", unit="/s", values=of("huey enqueue"), limits=insert),
-        Row(what="Huey on SQLite: drain, results stored", unit="/s", values=of("huey drain"), limits=store),
-    ]
-    return [row for row in candidates if row.values]
 
 
 def run(steps: Mapping[str, Callable[[], None]], rounds: int) -> None:
@@ -252,16 +234,34 @@ def run(steps: Mapping[str, Callable[[], None]], rounds: int) -> None:
                 progress.advance(bar)
 
 
-def show(table_rows: Sequence[Row]) -> None:
+def show(figures: Figures) -> None:
+    """A table that can be read in a terminal, and pasted into a Markdown file."""
     table = Table(box=box.MARKDOWN)
     table.add_column("what", no_wrap=True)
     for heading in ("median", "from … to", "of SQLite by hand", "aim"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in table_rows:
-        spread = f"{number(min(row.values))} … {number(max(row.values))}" if len(row.values) > 1 else ""
-        ratio = f"{row.ratio:.0%}" if row.ratio else ""
-        table.add_row(row.what, f"{number(row.median)} {row.unit}", spread, ratio, row.aim)
+    for row in ROWS:
+        if row.figure in figures:
+            values, ratio = figures.of(row.figure), figures.ratio(row)
+            table.add_row(
+                row.what,
+                f"{number(statistics.median(values))} {row.unit}",
+                f"{number(min(values))} … {number(max(values))}",
+                f"{ratio:.0%}" if ratio else "",
+                row.aim,
+            )
     Console(width=None if sys.stdout.isatty() else 140).print(table, markup=False)
+
+
+def as_json(figures: Figures) -> str:
+    rows = [
+        asdict(row)
+        | {"values": figures.of(row.figure), "median": statistics.median(figures.of(row.figure))}
+        | {"ratio": figures.ratio(row)}
+        for row in ROWS
+        if row.figure in figures
+    ]
+    return json.dumps(rows, indent=2)
 
 
 def number(value: float) -> str:
@@ -291,18 +291,14 @@ def main() -> None:
             "an idle worker": lambda: idle(figures, options.calls, options.idle),
         }
         if options.peers:
-            peer = peers.Huey(Path(environment))
+            with Console(stderr=True).status("installing Huey"):
+                peer = peers.Huey(Path(environment))
             steps["Huey on SQLite"] = lambda: huey(figures, peer, options.tasks)
         run(steps, options.rounds)
-    measured = rows(figures)
     if options.json:
-        print(
-            json.dumps(
-                [asdict(row) | {"median": row.median, "ratio": row.ratio} for row in measured], indent=2
-            )
-        )
+        print(as_json(figures))
     else:
-        show(measured)
+        show(figures)
 
 
 if __name__ == "__main__":

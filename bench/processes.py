@@ -26,7 +26,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "celeriac", "-A", "tasks", "worker", "-c", "2", "-l", "warning"],
+            [sys.executable, "-m", "celeriac", "-A", "tasks", "worker", "-c", "2", "-l", "error"],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

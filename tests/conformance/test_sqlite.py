@@ -16,6 +16,7 @@ from celeriac.backends.memory import MemoryBackend
 from celeriac.brokers import open_broker
 from celeriac.brokers.base import Broker, BrokerOptions, Consumer
 from celeriac.errors import ConnectionLost
+from celeriac.sql.sqlite import SQLite, file_of
 from celeriac.testing.conformance.backend import BackendConformance
 from celeriac.testing.conformance.broker import BrokerConformance
 from celeriac.testing.conformance.units import UnitTests
@@ -57,6 +58,21 @@ class TestSQLiteBroker(BrokerConformance):
                 yield connection
         finally:
             engine.dispose()
+
+
+class TestSQLiteBetweenProcesses(TestSQLiteBroker):
+    """Every broker but the first has connections of its own, as in processes of their own."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_open(self) -> None:
+        self.opened: set[str] = set()
+
+    def open(self, server: Any, options: BrokerOptions) -> Broker:
+        broker = open_broker(server, options)
+        if server in self.opened:
+            broker.database = SQLite(*file_of(server))
+        self.opened.add(server)
+        return broker
 
 
 class TestStepByStep(UnitTests):

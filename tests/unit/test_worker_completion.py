@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,7 +17,7 @@ from celeriac.errors import ConnectionLost
 from celeriac.topology import Queue
 from celeriac.wire.disposition import ACK, DeadLetter, Defer, Disposition, Return
 from celeriac.wire.envelope import Envelope, Outgoing
-from celeriac.wire.frames import Outcome, TaskInfo
+from celeriac.wire.frames import TaskInfo
 from celeriac.wire.record import Record
 from celeriac.worker.completion import Completer, completion_of
 from celeriac.worker.work import Work
@@ -149,9 +149,6 @@ def test_forgotten_deliveries_are_not_tried_for_ever(bench: Bench) -> None:
     assert reported == [False]
 
 
-Make = Callable[[Disposition], Outcome]
-
-
 @pytest.mark.parametrize(
     ("disposition", "queue", "size"),
     [
@@ -167,7 +164,7 @@ def test_a_delivery_that_was_settled_first_is_published_anew(
     bench.consumer.settle([Settlement(delivery, ACK)])
     work = Work(delivery, "t", TaskInfo(acks_late=False))
     work.settled = True
-    completion = completion_of(work, Outcome(1, "RETRY", disposition), SystemClock())
+    completion = completion_of(work, disposition, SystemClock())
     assert completion.settlement is None
     assert run(bench.completer(), [completion]) == [True]
     assert getattr(bench.broker.size(queue), size) == 1

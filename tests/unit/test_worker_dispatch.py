@@ -31,7 +31,11 @@ async def dispatcher(
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher with executors whose calls nobody takes out of their inboxes (`kept`: inbox, line, …)."""
     limits = Limits(soft=None, hard=None, end=lambda *_: None)
-    one = Dispatcher(limits, give_back=([] if given_back is None else given_back).extend)
+    one = Dispatcher(
+        limits,
+        give_back=([] if given_back is None else given_back).extend,
+        settle_first=lambda work, then: then(True),
+    )
     kept = [] if kept is None else kept
     made: list[Executor] = []
     for index in range(executors):
@@ -102,6 +106,18 @@ async def test_a_long_task_never_waits_behind_another() -> None:
         one.run_times.add("long", 5.0)
         one.add([work("short"), work("short"), work("long"), work("long")])
         assert handed(one) == [1, 1]
+
+
+@with_loop
+async def test_calls_that_are_settled_first_are_never_handed_ahead() -> None:
+    async with dispatcher(1) as one:
+        one.run_times.add("short", 100e-6)
+        early = [work(id=str(number)) for number in range(3)]
+        for each in early:
+            each.info = TaskInfo(acks_late=False)
+        one.add(early)
+        assert [each.settled for each in early] == [True, False, False]
+        assert handed(one) == [1]
 
 
 @with_loop

@@ -27,8 +27,11 @@ __all__ = ["SQLBackend"]
 _TOPIC = "results"
 #: How many watchers are told at once; the others look by themselves.
 _WATCHERS = 32
-#: Tasks that one look asks for, where they are many.
+#: Tasks that one look asks for, where they are many, and the seconds until it asks for the next of them.
 _LOOK = 500
+_ROUND = 0.05
+#: Seconds until the next look where all were asked for: the file may be another one by then.
+_PATIENCE = 1.0
 
 
 def bytes_of(record: Record) -> int:
@@ -75,8 +78,8 @@ class SQLBackend(ResultBackend):
         """`put` within a transaction; `ring` is to follow it."""
         if records:
             now = self.options.clock.now()
-            self._records.put(transaction, records, now)
             self._expire(transaction, now, len(records))
+            self._records.put(transaction, records, now)
 
     def ring(self, records: Sequence[Record]) -> None:
         """Wake those who may wait for one of these."""
@@ -113,7 +116,7 @@ class SQLBackend(ResultBackend):
                         waiting.discard(record.task_id)
                         yield record
                     left = deadline - time.monotonic()
-                    if not waiting or left <= 0 or waiter.wait(left):
+                    if not waiting or left <= 0 or waiter.wait(min(left, search.patience)):
                         return
         finally:
             self._waiters.discard(waiter)
@@ -124,8 +127,8 @@ class SQLBackend(ResultBackend):
     def save_group(self, group: Group) -> None:
         now = self.options.clock.now()
         with self._transaction() as transaction:
-            self._records.put_group(transaction, group, now)
             self._expire(transaction, now, 1)
+            self._records.put_group(transaction, group, now)
 
     def load_group(self, group_id: str) -> Group | None:
         with self.prepare().reading() as read:
@@ -138,9 +141,8 @@ class SQLBackend(ResultBackend):
     def join(self, chord: str, index: int, record: Record, size: int) -> Sequence[Record] | None:
         now = self.options.clock.now()
         with self._transaction() as transaction:
-            parts = bookkeeping.join(transaction, chord, index, record, size, now)
             self._expire(transaction, now, 1)
-            return parts
+            return bookkeeping.join(transaction, chord, index, record, size, now)
 
     def finish_chord(self, chord: str) -> bool:
         with self._transaction() as transaction:
@@ -186,11 +188,15 @@ class Search:
         #: The last row that was seen; None before the first look.
         self._row: int | None = None
         self._turn: Iterator[str] = iter(())
+        #: Seconds after which to look again, even if nothing changes.
+        self.patience = _PATIENCE
 
     def look(self, read: Transaction) -> list[Record]:
+        self.patience = _PATIENCE
         if self._row is None:
             self._row = self._records.last(read)
         elif len(self._waiting) > _LOOK:
+            self.patience = _ROUND
             return self._records.final(read, [*self._new(read, self._row), *self._some()])
         return self._records.final(read, list(self._waiting))
 

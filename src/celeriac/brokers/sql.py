@@ -44,6 +44,9 @@ from celeriac.wire.envelope import Envelope, Outgoing
 
 __all__ = ["SQLBroker", "SQLConsumer"]
 
+#: Seconds that a fetch waits before it looks by itself.
+_PATIENCE = 1.0
+
 _decode = msgspec.msgpack.Decoder(Envelope).decode
 
 
@@ -290,8 +293,9 @@ class SQLConsumer(Consumer):
         return messages.seconds(self._clock.now())
 
     def _seconds_to_next(self) -> float:
-        """Until a message becomes due. Somebody else may be about to take one that is."""
-        return max(0.001, self._next_due - self._now())
+        """Until the next look: when a message becomes due (one that is may be about to be taken by somebody
+        else), and soon enough to notice that the file is another one."""
+        return min(max(0.001, self._next_due - self._now()), _PATIENCE)
 
     # -- settling ---------------------------------------------------------------------------------------------
 

@@ -121,25 +121,25 @@ class Records:
         return Record(
             task_id=id,
             state=state,
-            result=b"null" if result is None else bytes(result),
+            result=b"null" if result is None else result,
             codec=codec,
             traceback=traceback,
             children=self._decoded(children),
             date_done=self._to_instant(done) if state in READY_STATES else None,
             retries=retries or 0,
             name=name,
-            args=None if args is None else bytes(args),
-            kwargs=None if kwargs is None else bytes(kwargs),
+            args=args,
+            kwargs=kwargs,
             worker=worker,
             queue=queue,
-            stamps=None if stamps is None else codecs.loads(bytes(stamps), codec)["stamps"],
+            stamps=None if stamps is None else codecs.loads(stamps, codec)["stamps"],
         )
 
     def _decoded(self, data: bytes | None) -> Any:
         """Children, or a group. A pickle is not opened here, unless pickles are what this app writes."""
         if data is None or (_is_pickle(data) and self._codec != "pickle"):
             return None
-        return codecs.loads(bytes(data), self._codec)
+        return codecs.loads(data, self._codec)
 
     # -- groups -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC
 
 import msgspec
 
@@ -14,9 +13,9 @@ from celeriac.brokers.base import Completion, Consumer, Delivery, Settlement, Un
 from celeriac.brokers.dead import dead_letter
 from celeriac.clock import Clock
 from celeriac.errors import OperationalError, PublishFailed
-from celeriac.wire.disposition import DeadLetter, Defer, Return
+from celeriac.wire.disposition import Ack, DeadLetter, Defer, Disposition, Return
 from celeriac.wire.envelope import Outgoing
-from celeriac.wire.frames import Outcome
+from celeriac.wire.record import Record
 from celeriac.worker.fetching import Backoff
 from celeriac.worker.work import Work
 
@@ -29,27 +28,33 @@ _UNIT = 500
 _UNIT_BYTES = 1 << 20
 
 
-def completion_of(work: Work, outcome: Outcome, clock: Clock) -> Completion:
-    """What an outcome asks of the broker and the backend.
+def completion_of(
+    work: Work,
+    disposition: Disposition,
+    clock: Clock,
+    *,
+    record: Record | None = None,
+    follow: Sequence[Outgoing] = (),
+) -> Completion:
+    """What the end of a delivery's stay asks of the broker and the backend.
 
-    A delivery that was settled before it ran has no settlement left: what would put it back is published.
+    One that was settled before it ran has no settlement left: what would put it back is published.
     """
     if not work.settled:
-        return Completion(Settlement(work.delivery, outcome.disposition), outcome.record, outcome.follow)
-    return Completion(None, outcome.record, [*outcome.follow, *_anew(work, outcome, clock)])
+        return Completion(Settlement(work.delivery, disposition), record, follow)
+    return Completion(None, record, [*follow, *_anew(work.delivery, disposition, clock)])
 
 
-def _anew(work: Work, outcome: Outcome, clock: Clock) -> list[Outgoing]:
-    delivery = work.delivery
-    match outcome.disposition:
+def _anew(delivery: Delivery, disposition: Disposition, clock: Clock) -> list[Outgoing]:
+    match disposition:
+        case Ack():
+            return []
         case Defer(until=until, envelope=envelope):
             return [Outgoing(envelope or delivery.envelope, "", delivery.queue, due=until)]
         case Return():
             return [Outgoing(delivery.envelope, "", delivery.queue)]
         case DeadLetter(reason=reason):
-            return [dead_letter(delivery, reason, clock.now().astimezone(UTC))]
-        case _:
-            return []
+            return [dead_letter(delivery, reason, clock.now())]
 
 
 class _Item(msgspec.Struct, frozen=True):

@@ -54,16 +54,25 @@ class Dispatcher:
     2. `answered` takes a call off its executor when its outcome is there.
     3. While work waits behind other work, it looks every 10 ms for slots that stall, and takes their calls back.
     4. `give_back` gets the work that would wait here for long.
+    5. ``acks_late=False``: a slot is kept, `settle_first` settles the work and says whether it was still held,
+       then it is sent; such calls are never handed ahead.
 
     Lives on the loop.
     """
 
-    def __init__(self, limits: Limits, *, give_back: Callable[[list[Work]], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        give_back: Callable[[list[Work]], None],
+        settle_first: Callable[[Work, Callable[[bool], None]], None],
+    ) -> None:
         self.executors: list[Executor] = []
         self.backlog: deque[Work] = deque()
         self.run_times = RunTimes()
         self._limits = limits
         self._give_back = give_back
+        self._settle_first = settle_first
         self._numbers = count(1)
         #: What the last answered call cost: the guess for what comes next.
         self._typical = 2 * AHEAD
@@ -128,12 +137,16 @@ class Dispatcher:
 
     def _has_room(self, executor: Executor, work: Work) -> bool:
         return (
-            executor.ahead + self.run_times.of(work.task) <= AHEAD
+            not work.settles_first
+            and executor.ahead + self.run_times.of(work.task) <= AHEAD
             and executor.ahead_bytes < _AHEAD_BYTES
             and len(executor.handed) < _AHEAD_CALLS
         )
 
     def _hand(self, executor: Executor, work: Work) -> bool:
+        if work.settles_first:
+            self._reserve(executor, work)
+            return True
         if not executor.send(next(self._numbers), work):
             self.backlog.appendleft(work)
             executor.stalled = True
@@ -144,6 +157,19 @@ class Dispatcher:
             executor.ahead += self.run_times.of(work.task)
             executor.ahead_bytes += work.size
         return True
+
+    def _reserve(self, executor: Executor, work: Work) -> None:
+        """Keep a slot for work that is settled before it is sent, so that no crash can run it twice."""
+        executor.reserved += 1
+
+        def settled(held: bool) -> None:
+            executor.reserved -= 1
+            if held:
+                work.settled = True
+                self.backlog.appendleft(work)
+            self.pump()
+
+        self._settle_first(work, settled)
 
     def _start(self, executor: Executor, work: Work) -> None:
         """From now on, as far as can be seen from here, this call runs."""
@@ -225,7 +251,7 @@ class Dispatcher:
 
 def _held_up_for(executor: Executor, now: float) -> float:
     """For how many seconds the oldest call of an executor has been running; 0 while a slot is free."""
-    if executor.idle:
+    if executor.idle or not executor.handed:
         return 0.0
     oldest = next(iter(executor.handed.values()))
     return now - oldest.started if oldest.started else 0.0

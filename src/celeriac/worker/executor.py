@@ -51,6 +51,8 @@ class Executor(asyncio.Protocol):
         self.slots = 1
         #: Handed out and unanswered, oldest first, by call number.
         self.handed: dict[int, Work] = {}
+        #: Slots kept for calls that are being settled before they are sent.
+        self.reserved = 0
         self.ready = False
         #: No call is handed ahead until the running one is done: it takes longer than it was thought to.
         self.stalled = False
@@ -82,7 +84,7 @@ class Executor(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        return len(self.handed) < self.slots
+        return len(self.handed) + self.reserved < self.slots
 
     def send(self, number: int, work: Work) -> bool:
         """Hand over a call; False when the inbox is full or closed."""

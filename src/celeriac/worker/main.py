@@ -84,6 +84,7 @@ async def _run(options: WorkerOptions, pool: Pool) -> int:
         await serve(options, pool, manifest, created=signals.attach)
     except asyncio.CancelledError:
         logger.warning("worker: shut down before it was ready")
+        return signals.early_status
     finally:
         pool.close()
     return signals.status
@@ -95,6 +96,8 @@ class _Signals:
 
     def __init__(self, *, give_up: Callable[[], object]) -> None:
         self.status = 0
+        #: Exit status where there was no worker yet: as if the signal had not been handled.
+        self.early_status = 0
         self._give_up = give_up
         self._worker: Worker | None = None
         self._signalled = False
@@ -109,6 +112,7 @@ class _Signals:
             self.status = 1  # as Celery's
         logger.warning("worker: %s shutdown (%s)", how.name.capitalize(), number.name)
         if self._worker is None:
+            self.early_status = 128 + number
             self._give_up()
         else:
             self._worker.shut_down(how)

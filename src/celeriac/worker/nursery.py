@@ -57,6 +57,7 @@ class Nursery(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = False
+        self._loaded = False
 
     async def start(self) -> Manifest:
         """Start the process and wait until it has loaded the app. Raises `AppLoadFailed`."""
@@ -96,9 +97,11 @@ class Nursery(asyncio.Protocol):
         for each in self._frames.feed(data):
             match decode_nursery_up(each):
                 case Manifest() as manifest:
+                    self._loaded = True
                     if self._manifest is not None and not self._manifest.done():
                         self._manifest.set_result(manifest)
                 case LoadFailed(message=message, traceback=traceback):
+                    self._closing = True
                     if self._manifest is not None and not self._manifest.done():
                         self._manifest.set_exception(AppLoadFailed(message, traceback))
                 case Spawned(index=index, pid=pid):
@@ -128,4 +131,6 @@ class Nursery(asyncio.Protocol):
             self._line.close()
             self._line = None
         if self._process is not None:
+            if not self._loaded:
+                self._process.kill()  # it is in the middle of the user's imports and hears nothing
             self._process.wait()

@@ -7,8 +7,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from celeriac.errors import CeleriacError
 from celeriac.wire.frames import Boot, Manifest, Outcome, Update
@@ -72,6 +72,8 @@ class Pool:
         self._starting: set[asyncio.Task[None]] = set()
         self._stillborn = 0
         self._stopping = False
+        #: The launcher has died and is started again: it cannot replace anything now.
+        self._relaunching = False
         self._next = 0
         self._emptied = asyncio.Event()
 
@@ -121,10 +123,22 @@ class Pool:
 
     def all_lost(self) -> None:
         """The nursery died, and its children with it."""
-        logger.error("the nursery process died: starting another, with new executors")
+        self._relaunching = True
         for each in list(self.executors):
             _kill(each)
             self._bury(each, "its nursery died")
+        if not self._stopping and self._events is not None:
+            logger.error("the nursery process died: starting another, with new executors")
+            self._later(self._relaunch(self._events))
+
+    async def _relaunch(self, events: Events) -> None:
+        try:
+            await self._launcher.start(self)
+        except CeleriacError as exc:
+            events.failed(exc)
+        else:
+            self._relaunching = False
+            await self._refill(events)
 
     def _silent(self, executor: Executor) -> None:
         """The line ended. A thread is gone then; the death of a process is told by who reaps it."""
@@ -141,14 +155,17 @@ class Pool:
         executor.close()
         if not self.executors:
             self._emptied.set()
-        if not self._stopping:
+        if not self._stopping and not self._relaunching:
             self._replace(self._events)
 
     def _replace(self, events: Events) -> None:
         if self._stillborn >= _STILLBORN:
             events.failed(ExecutorsKeepDying(f"{self._stillborn} executors died before they took a call"))
             return
-        task = asyncio.get_running_loop().create_task(self._refill(events))
+        self._later(self._refill(events))
+
+    def _later(self, what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(what)
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
@@ -193,19 +210,14 @@ class NurseryLauncher:
     def __init__(self, boot: Boot) -> None:
         self._boot = boot
         self._nursery: Nursery | None = None
-        self._restart: asyncio.Task[None] | None = None
 
     async def start(self, pool: Pool) -> Manifest:
-        def lost() -> None:
-            self._nursery = None
-            self._restart = asyncio.get_running_loop().create_task(self._again(pool))
-
-        self._nursery = Nursery(self._boot, on_spawned=pool.spawned, on_exited=pool.exited, on_lost=lost)
+        if self._nursery is not None:
+            self._nursery.close()
+        self._nursery = Nursery(
+            self._boot, on_spawned=pool.spawned, on_exited=pool.exited, on_lost=pool.all_lost
+        )
         return await self._nursery.start()
-
-    async def _again(self, pool: Pool) -> None:
-        await self.start(pool)
-        pool.all_lost()
 
     def launch(self, index: int, inbox: socket.socket, line: socket.socket) -> None:
         if self._nursery is not None:

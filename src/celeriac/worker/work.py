@@ -49,3 +49,8 @@ class Work:
         self.limit_hit: float | None = None
         #: The timers of its limits, while it runs.
         self.timers: tuple[asyncio.TimerHandle, ...] = ()
+
+    @property
+    def settles_first(self) -> bool:
+        """It has to be settled before an executor may see it."""
+        return not self.info.acks_late and not self.settled and self.verdict is None

@@ -86,6 +86,7 @@ class Worker:
                 end=self._end_by_force,
             ),
             give_back=self._give_back,
+            settle_first=self._settle_first,
         )
         #: Every delivery this worker holds and has not settled, by the delivery and by task id.
         self._borrowed: dict[Delivery, Work] = {}
@@ -237,8 +238,6 @@ class Worker:
                 self._settle(work, Return())
             elif admission.disposition is not None:
                 self._settle(work, admission.disposition)
-            elif not admission.info.acks_late and admission.verdict is None:
-                self._settle_first(work)
             else:
                 ready.append(work)
         if ready:
@@ -252,17 +251,17 @@ class Worker:
         running.lost = False
         self._borrowed[delivery] = running
 
-    def _settle_first(self, work: Work) -> None:
-        """``acks_late=False``: settled before an executor sees it, so that no crash can run it twice."""
-
-        def then(held: bool) -> None:
-            if held and not self._draining:
-                work.settled = True
-                self._dispatcher.add([work])
-            else:
+    def _settle_first(self, work: Work, then: Callable[[bool], None]) -> None:
+        def settled(held: bool) -> None:
+            if not held:
                 self._finish(work)
+            elif self._draining:
+                work.settled = True
+                self._settle(work, Return())
+                held = False
+            then(held)
 
-        self._completer.submit(Completion(Settlement(work.delivery, ACK)), then)
+        self._completer.submit(Completion(Settlement(work.delivery, ACK)), settled)
 
     def _ask_for_more(self) -> None:
         if self._started and not self._draining:
@@ -283,9 +282,10 @@ class Worker:
             logger.warning("Task %s[%s]: its lease was lost, the outcome is dropped", work.task, work.task_id)
             self._finish(work)
             return
-        self._completer.submit(
-            completion_of(work, outcome, self._clock), lambda held: self._completed(work, held)
+        completion = completion_of(
+            work, outcome.disposition, self._clock, record=outcome.record, follow=outcome.follow
         )
+        self._completer.submit(completion, lambda held: self._completed(work, held))
 
     def _retire(self, executor: Executor) -> None:
         """An executor has run as many calls as it may: it ends, and the pool starts another."""
@@ -311,12 +311,11 @@ class Worker:
 
     def _settle(self, work: Work, disposition: Disposition) -> None:
         """Settle without an executor's outcome: put back, deferred."""
-        if work.settled or work.lost:
+        if work.lost:
             self._finish(work)
-            return
-        self._completer.submit(
-            Completion(Settlement(work.delivery, disposition)), lambda _held: self._finish(work)
-        )
+        else:
+            completion = completion_of(work, disposition, self._clock)
+            self._completer.submit(completion, lambda _held: self._finish(work))
 
     def _finish(self, work: Work) -> None:
         """This worker has nothing more to do with a delivery."""
