@@ -37,7 +37,7 @@ BULK = 1_000
 #: Seconds without any result after which a drain is given up.
 PATIENCE = 30.0
 #: Seconds between two looks at the number of results.
-LOOK = 0.005
+LOOK = 0.02
 
 
 @dataclass(frozen=True)

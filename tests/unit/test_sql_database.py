@@ -58,7 +58,9 @@ def open_connections(file: Path) -> int:
 # -- URLs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:x?mode=memory"])
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:x?mode=memory"]
+)
 def test_a_database_in_memory_is_refused_and_memory_named(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="memory://"):
         open_broker(url, BrokerOptions())
@@ -215,7 +217,9 @@ def test_a_publish_waits_for_a_lock_that_is_released(broker: Broker, locked: sql
     assert broker.size("q").ready == 1
 
 
-def test_a_thread_that_keeps_the_lock_of_this_process_fails_others_in_time(file: Path, broker: Broker) -> None:
+def test_a_thread_that_keeps_the_lock_of_this_process_fails_others_in_time(
+    file: Path, broker: Broker
+) -> None:
     broker.declare([QUEUE])
     with open_database(broker.url).transaction(1):
         with pytest.raises(PublishFailed, match="locked"):
@@ -376,23 +380,27 @@ def test_a_full_disk_loses_nothing_and_works_again(disk: Path) -> None:
     backend.revoked(0)
     broker.publish([outgoing(QUEUE, "first")])
     [delivery] = take(consumer, 1)
-    published = 1
-    body = os.urandom(20_000)
+    published: list[str] = []
+
+    def publish_until_it_fails() -> None:
+        body = os.urandom(20_000)
+        for number in range(1000):
+            broker.publish([Outgoing(envelope(f"{number}", body), "", "q", queue=QUEUE)])
+            published.append(f"{number}")
+
     with pytest.raises(PublishFailed, match=r"no space left for .*celeriac\.db|disk is full") as failed:
-        for published in range(1, 1000):
-            broker.publish([Outgoing(envelope(f"{published}", body), "", "q", queue=QUEUE)])
-    assert failed.value.ids == (f"{published}",)
+        publish_until_it_fails()
+    assert failed.value.ids == (f"{len(published)}",)
     big = Record(task_id="first", state="SUCCESS", result=os.urandom(500_000))
     with pytest.raises(ConnectionLost, match=r"no space|disk is full"):
         unit.complete([Completion(Settlement(delivery, ACK), big)])
     assert list(backend.get(["first"])) == [None]
-    assert broker.size("q") == QueueSize(published - 1, 0, 1)
+    assert broker.size("q") == QueueSize(len(published), 0, 1)
 
     mount(disk, "-o", "remount,size=8m")
     assert list(unit.complete([Completion(Settlement(delivery, ACK), big)])) == []
     broker.publish([outgoing(QUEUE, "last")])
-    expected = [*(f"{n}" for n in range(1, published)), "last"]
-    assert ids(take(consumer, published)) == expected
+    assert ids(take(consumer, len(published) + 1)) == [*published, "last"]
     consumer.close()
     broker.close()
 

@@ -90,7 +90,9 @@ def test_a_full_pipe_blocks_nobody(bell: Doorbell) -> None:
 
 
 def test_the_pipe_of_a_dead_process_is_removed_by_who_rings(bell: Doorbell, directory: Path) -> None:
-    code = "import sys; from celeriac.sql.doorbell import Doorbell; Doorbell(sys.argv[1]).listener(['a']).open()"
+    code = (
+        "import sys; from celeriac.sql.doorbell import Doorbell; Doorbell(sys.argv[1]).listener(['a']).open()"
+    )
     subprocess.run([sys.executable, "-c", code, str(directory)], check=True)
     assert len(os.listdir(directory)) == 1
     bell.ring(["a"], 1)

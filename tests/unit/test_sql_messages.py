@@ -50,7 +50,9 @@ def backend(url: str, clock: MovableClock) -> Iterator[ResultBackend]:
 
 def test_several_queues_are_one_line_by_priority_and_age(broker: Broker) -> None:
     one, two, three = Queue("one"), Queue("two"), Queue("three")
-    broker.publish([outgoing(one, "a"), outgoing(two, "b", priority=5), outgoing(three, "c"), outgoing(one, "d")])
+    broker.publish(
+        [outgoing(one, "a"), outgoing(two, "b", priority=5), outgoing(three, "c"), outgoing(one, "d")]
+    )
     broker.publish([outgoing(two, "e"), outgoing(three, "f", priority=9)])
     consumer = broker.consumer([one, two, three], name="w")
     deliveries = take(consumer, 3)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sql_support import Program
 
 from celeriac.backends import open_backend
 from celeriac.backends.base import BackendOptions, ResultBackend
@@ -18,7 +17,7 @@ from celeriac.errors import ConnectionLost
 from celeriac.testing.conformance.harness import PATIENCE, InThread, ids, outgoing, take
 from celeriac.topology import Queue
 from celeriac.wire.disposition import ACK
-from celeriac.wire.record import Record
+from sql_support import Program
 
 QUEUE = Queue("q")
 
@@ -65,9 +64,13 @@ def test_a_process_that_cannot_ring_is_noticed_too(url: str, broker: Broker) -> 
     consumer.close()
 
 
-def test_what_a_killed_worker_held_is_handed_out_without_waiting_for_its_lease(url: str, broker: Broker) -> None:
+def test_what_a_killed_worker_held_is_handed_out_without_waiting_for_its_lease(
+    url: str, broker: Broker
+) -> None:
     broker.publish([outgoing(QUEUE, "a"), outgoing(QUEUE, "b")])
-    with Program(url, "held = broker.consumer([queue], name='w').fetch(2, 5); say('held'); listen()") as worker:
+    with Program(
+        url, "held = broker.consumer([queue], name='w').fetch(2, 5); say('held'); listen()"
+    ) as worker:
         assert worker.hear() == "held"
         alive = broker.consumer([QUEUE], name="alive")
         alive.renew()
@@ -81,7 +84,9 @@ def test_what_a_killed_worker_held_is_handed_out_without_waiting_for_its_lease(u
 
 def test_a_worker_that_starts_again_finds_what_it_held_when_it_was_killed(url: str, broker: Broker) -> None:
     broker.publish([outgoing(QUEUE, "a")])
-    with Program(url, "held = broker.consumer([queue], name='w').fetch(1, 5); say('held'); listen()") as worker:
+    with Program(
+        url, "held = broker.consumer([queue], name='w').fetch(1, 5); say('held'); listen()"
+    ) as worker:
         assert worker.hear() == "held"
         worker.kill()
     began = time.monotonic()
@@ -91,7 +96,9 @@ def test_a_worker_that_starts_again_finds_what_it_held_when_it_was_killed(url: s
     again.close()
 
 
-def test_a_worker_that_is_stopped_is_not_taken_for_dead_before_its_lease_ends(url: str, broker: Broker) -> None:
+def test_a_worker_that_is_stopped_is_not_taken_for_dead_before_its_lease_ends(
+    url: str, broker: Broker
+) -> None:
     broker.publish([outgoing(QUEUE, "a")])
     code = """
 consumer = broker.consumer([queue], name='w')

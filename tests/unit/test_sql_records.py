@@ -47,7 +47,9 @@ def rows(file: Path, table: str = "celery_taskmeta") -> list[dict[str, Any]]:
     """What SQLAlchemy, and so Celery, finds in a table."""
     engine = sqlalchemy.create_engine(f"sqlite:///{file}")
     with engine.connect() as connection:
-        found = connection.execute(sqlalchemy.select(sqlalchemy.Table(table, sqlalchemy.MetaData(), autoload_with=engine)))
+        found = connection.execute(
+            sqlalchemy.select(sqlalchemy.Table(table, sqlalchemy.MetaData(), autoload_with=engine))
+        )
         result = [dict(each) for each in found.mappings()]
     engine.dispose()
     return result
@@ -81,7 +83,14 @@ def test_a_record_is_a_row_as_celery_writes_it(file: Path, backend: ResultBacken
 
 
 def test_extended_fields_are_columns(file: Path, backend: ResultBackend) -> None:
-    extended = {"name": "tasks.add", "args": b"[1]", "kwargs": b"{}", "worker": "w@h", "queue": "q", "retries": 2}
+    extended = {
+        "name": "tasks.add",
+        "args": b"[1]",
+        "kwargs": b"{}",
+        "worker": "w@h",
+        "queue": "q",
+        "retries": 2,
+    }
     backend.put([record("a", **extended, stamps={"k": ["v"]})])
     [row] = rows(file)
     assert extended.items() <= row.items()
@@ -148,7 +157,9 @@ class Exploding:
 @pytest.mark.parametrize("codec", ["json", "pickle", "yaml", "msgpack"])
 def test_the_serializer_of_the_app_is_used(file: Path, codec: str) -> None:
     backend = open_backend(f"sqlite:///{file}", BackendOptions(transport={"result_serializer": codec}))
-    sent = record("a", codec=codec, result=b"\x81", children=[[["child", None], None]], name="t", stamps={"k": 1})
+    sent = record(
+        "a", codec=codec, result=b"\x81", children=[[["child", None], None]], name="t", stamps={"k": 1}
+    )
     backend.put([sent, record("b", codec=codec, children=[])])
     group = Group(group_id="g", result=[["g", None], []], date_done=datetime.now(UTC))
     backend.save_group(group)
@@ -207,7 +218,9 @@ def test_thousands_are_watched_at_once(backend: ResultBackend) -> None:
     assert waiting.result() == set(ids)
 
 
-def test_a_watch_goes_on_with_a_file_that_took_the_place_of_another(file: Path, backend: ResultBackend) -> None:
+def test_a_watch_goes_on_with_a_file_that_took_the_place_of_another(
+    file: Path, backend: ResultBackend
+) -> None:
     backend.put([record("a")])
     watch = backend.watch(["a", "b"], PATIENCE)
     assert next(watch).task_id == "a"
@@ -219,7 +232,9 @@ def test_a_watch_goes_on_with_a_file_that_took_the_place_of_another(file: Path, 
     assert waiting.result() == ["b"]
 
 
-def test_a_watch_of_a_file_that_is_damaged_meanwhile_ends_with_an_error(file: Path, backend: ResultBackend) -> None:
+def test_a_watch_of_a_file_that_is_damaged_meanwhile_ends_with_an_error(
+    file: Path, backend: ResultBackend
+) -> None:
     backend.put([record("a")])
     watch = backend.watch(["a", "b"], PATIENCE)
     assert next(watch).task_id == "a"

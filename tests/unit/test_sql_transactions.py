@@ -118,7 +118,9 @@ def test_the_first_message_ever_can_be_rolled_back(engine: Engine, broker: Broke
     assert broker.size("q") == QueueSize(1, 0, 0)
 
 
-def test_a_queue_that_a_rolled_back_message_brought_along_is_brought_again(engine: Engine, broker: Broker) -> None:
+def test_a_queue_that_a_rolled_back_message_brought_along_is_brought_again(
+    engine: Engine, broker: Broker
+) -> None:
     bound = Queue("bound", Exchange("x", "topic"), "a.#")
     for end in ("rollback", "commit"):
         with engine.connect() as connection:
@@ -180,12 +182,16 @@ def test_unroutable_messages_are_named_and_the_others_are_in_the_transaction(
     assert broker.size("q") == QueueSize(1, 0, 0)
 
 
-def test_a_database_that_is_locked_is_an_error_of_ours(engine: Engine, broker: Broker, tmp_path: Path) -> None:
+def test_a_database_that_is_locked_is_an_error_of_ours(
+    engine: Engine, broker: Broker, tmp_path: Path
+) -> None:
     broker.declare([QUEUE])
     with sqlite3.connect(tmp_path / "app.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with engine.connect() as connection:
-            with pytest.raises(OperationalError, match="cannot publish within the transaction: database is locked"):
+            with pytest.raises(
+                OperationalError, match="cannot publish within the transaction: database is locked"
+            ):
                 broker.publish_in(connection, [outgoing(QUEUE)])
             connection.rollback()
         other.execute("COMMIT")

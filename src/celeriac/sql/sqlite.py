@@ -211,7 +211,9 @@ class SQLite(Database):
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
                 return self._cannot_open(exc)
             case sqlite3.SQLITE_READONLY:
-                return OperationalError(f"{file} is read-only: let this user write it, its -wal and -shm, and its directory")
+                return OperationalError(
+                    f"{file} is read-only: let this user write it, its -wal and -shm, and its directory"
+                )
             case sqlite3.SQLITE_NOTADB:
                 return ImproperlyConfigured(f"{file} is not an SQLite database: name another file in the URL")
             case sqlite3.SQLITE_CORRUPT:
