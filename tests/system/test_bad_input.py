@@ -135,6 +135,16 @@ def forks():
     return [*squares, int(started.stdout)]
 
 @app.task
+def terminates():
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(5)
+    status = process.exitcode
+    process.kill()
+    return status
+
+@app.task
 def waits_for_another():
     return add.delay(1, 2).get(timeout=10)
 
@@ -253,6 +263,11 @@ def test_a_task_that_closes_the_executors_sockets_does_not_hang_the_worker(runni
 
 def test_a_task_may_start_processes(running: Celeriac) -> None:
     assert running.send_task("tasks.forks").get(timeout=20) == [1, 2, 7]
+    still_works(running)
+
+
+def test_a_task_may_terminate_the_processes_it_starts(running: Celeriac) -> None:
+    assert running.send_task("tasks.terminates").get(timeout=20) == -15
     still_works(running)
 
 

@@ -469,4 +469,4 @@ class OneTransaction(Unit):
 
 def _bytes_to_write(completion: Completion) -> int:
     size = 500 + (len(completion.record.result) if completion.record else 0)
-    return size + sum(_bytes_of(each) for each in completion.follow)
+    return size + sum(map(_bytes_of, completion.follow)) if completion.follow else size

@@ -146,6 +146,9 @@ class SQLite(Database):
         return {column for (column,) in found}
 
     def from_instant(self, instant: datetime) -> str:
+        text = str(instant)
+        if len(text) == 32 and text.endswith("+00:00"):
+            return text[:26]  # nearly always; in a third of the time
         return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
     def to_instant(self, value: Any) -> datetime | None:

@@ -77,7 +77,10 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     @property
     def task_id(self) -> str:
         """The task's id, or ``""`` where the headers carry none (protocol 1, foreign messages)."""
-        return self.headers.get("id") or self.properties.get("correlation_id") or ""
+        for found in (self.headers.get("id"), self.properties.get("correlation_id")):
+            if found and isinstance(found, str):
+                return found
+        return ""
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
