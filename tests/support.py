@@ -18,7 +18,16 @@ from celeriac import Celeriac
 from celeriac.topology import Queue
 from celeriac.wire.envelope import Envelope
 
-__all__ = ["JOURNAL", "Journal", "WorkerProcess", "children", "client_of", "dead_letters", "eventually", "is_dead"]
+__all__ = [
+    "JOURNAL",
+    "Journal",
+    "WorkerProcess",
+    "children",
+    "client_of",
+    "dead_letters",
+    "eventually",
+    "is_dead",
+]
 
 #: How a tasks module begins: `note` writes a line that a `Journal` reads; `hold` waits for a file, whose name it notes.
 JOURNAL = """

@@ -123,9 +123,7 @@ def test_no_import_cycles() -> None:
     known = {name for name, _, _ in modules()}
     graph = {
         name: {
-            target
-            for target in imports(tree, inside_functions=False)
-            if target in known and target != name
+            target for target in imports(tree, inside_functions=False) if target in known and target != name
         }
         for name, _, tree in modules()
         if name not in {"", "celeriac", "__init__"}

@@ -44,7 +44,7 @@ T = TypeVar("T")
 Index = dict[str, Any]
 
 HERE = Path(__file__).parent
-#: Seconds after the last value that came, after which the rest counts as lost. Recovery takes 15 at most.
+#: Seconds after the last value that came, after which the rest counts as lost: recovery takes 15 at most.
 PATIENCE = 30.0
 COUNTDOWN = 3.0
 
@@ -187,7 +187,7 @@ class Demo:
         self.story.worker_killed = now()
         self._worker = self._start_worker()
         say(f"killed worker {dead.pid}, started worker {self._worker.pid}, which goes on at once")
-        say("and gets what the dead one had in hand when that one's lease ends, within 15 s")
+        say("and is handed what the dead one had in hand: soon on one host, by its lease in 15 s at most")
 
 
 def running(results: Iterable[AsyncResult[Index]]) -> Iterator[int]:

@@ -72,10 +72,10 @@ class InProcessWorker:
         """Run calls on this thread until the worker ends."""
         while (ends := self._ends.get()) is not None:
             link = Link(*ends)
-            serve_calls(
-                self._app, link, SequentialRunner(), hostname=self._options.hostname, alone=False
-            )
-            link.close()
+            try:
+                serve_calls(self._app, link, SequentialRunner(), hostname=self._options.hostname, alone=False)
+            finally:
+                link.close()
         self._ends.put(None)  # for the next thread that waits
 
     def stop(self, how: Shutdown = Shutdown.WARM) -> None:
@@ -87,9 +87,10 @@ class InProcessWorker:
             raise self._failure
 
     def _main(self) -> None:
-        manifest = manifest_of(self._app)
-        pool = Pool(ThreadLauncher(manifest, lambda inbox, line: self._ends.put((inbox, line))))
+        pool: Pool | None = None
         try:
+            manifest = manifest_of(self._app)
+            pool = Pool(ThreadLauncher(manifest, lambda inbox, line: self._ends.put((inbox, line))))
             asyncio.run(
                 serve(
                     self._options,
@@ -104,7 +105,8 @@ class InProcessWorker:
         except BaseException as exc:  # noqa: BLE001 boundary: `start` or `stop` raises it on the caller's thread
             self._failure = exc
         finally:
-            pool.close()
+            if pool is not None:
+                pool.close()
             self._ready.set()
             self._ends.put(None)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from celeriac.brokers.base import QueueSize
 from celeriac.brokers.dead import DEAD_QUEUE, DEAD_REASON
 from celeriac.errors import EncodeError, OperationalError, WorkerLostError
 from celeriac.wire.envelope import Envelope, Outgoing
-from support import JOURNAL, WorkerProcess, client_of, dead_letters, eventually
+from support import JOURNAL, Journal, WorkerProcess, client_of, dead_letters, eventually
 
 TASKS = (
     JOURNAL
@@ -359,13 +360,12 @@ def test_a_message_that_is_no_call_is_dead_lettered_with_the_reason(
 HARMLESS: dict[str, dict[str, Any]] = {
     "unknown headers": {"x-mine": [1, {"a": None}]},
     "no extras": {},
-    "limit nan": {"timelimit": [float("nan"), float("nan")]},
     "limit infinite": {"timelimit": [float("inf"), None]},
     "limit huge": {"timelimit": [1e300, 1e300]},
     "limit of zero": {"timelimit": [0, 0]},
     "limit of true": {"timelimit": [None, None]},
     "due long ago": {"eta": "0001-01-01T00:00:00+00:00"},
-    "expires at the end of time": {"expires": "9999-12-31T23:59:59-12:00"},
+    "expires at the end of time": {"expires": "9999-12-31T23:59:59+00:00"},
     "unknown counter": {"x-celeriac-unknown": "many"},
 }
 
@@ -376,3 +376,276 @@ def test_strange_headers_that_harm_nobody_are_let_pass(running: Celeriac, kind: 
     put(running, one)
     assert running.AsyncResult(one.task_id).get(timeout=10) == 3
     still_works(running)
+
+
+# -- a database that is not to be had ------------------------------------------------------------------------
+
+
+def refusal(folder: Path, *options: str, app: str = "tasks", traceback: bool = False) -> str:
+    """Start a worker that cannot start: it ends by itself, not with 0, and says why on one line, which is returned."""
+    done = subprocess.run(
+        [sys.executable, "-m", "celeriac", "-A", app, "worker", "-c", "1", *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode not in (0, -9), done.stdout
+    *before, line = done.stderr.splitlines()
+    assert traceback or not before, done.stderr
+    assert ("Traceback (most recent call last):" in before) == traceback, done.stderr
+    return line
+
+
+def on(url: str) -> list[str]:
+    return ["-b", url, "--result-backend", url]
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Another program that holds the database of `folder`, as a backup or a person with sqlite3 may."""
+    with closing(sqlite3.connect(folder / "celeriac.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def test_what_is_no_database_is_left_alone(alone: Path) -> None:
+    (alone / "celeriac.db").write_text("Dear diary, today I learnt about databases. " * 100)
+    assert re.search("celeriac.db is not an SQLite database", refusal(alone))
+    assert (alone / "celeriac.db").read_text().startswith("Dear diary")
+
+
+def test_a_damaged_database_is_left_alone(alone: Path, client: Celeriac) -> None:
+    client.send_task("tasks.add", (1, 2))
+    client.close()
+    file = alone / "celeriac.db"
+    damaged = file.read_bytes()[:4096] + b"\xa5" * (file.stat().st_size - 4096)
+    file.write_bytes(damaged)
+    assert re.search("celeriac.db is damaged", refusal(alone))
+    assert file.read_bytes() == damaged
+
+
+def test_a_directory_that_is_not_there_is_named(alone: Path) -> None:
+    assert f"there is no directory {alone}/no/such" in refusal(alone, *on("sqlite:///no/such/x.db"))
+    assert not (alone / "no").exists()
+
+
+def test_a_directory_is_no_database(alone: Path) -> None:
+    (alone / "celeriac.db").mkdir()
+    assert "it is a directory" in refusal(alone)
+
+
+def test_a_database_that_may_only_be_read_is_named(client: Celeriac) -> None:
+    if os.geteuid() == 0:
+        options = ["--uid", "nobody"]
+    else:
+        options = []
+    # Not below pytest's own directory, which is closed to others.
+    with TemporaryDirectory(dir="/tmp") as name, client_of(Path(name)) as owner:
+        folder = Path(name)
+        (folder / "tasks.py").write_text(TASKS)
+        result = owner.send_task("tasks.add", (1, 2))
+        owner.close()
+        folder.chmod(0o555)
+        (folder / "celeriac.db").chmod(0o444)
+        try:
+            line = refusal(folder, *options)
+        finally:
+            folder.chmod(0o755)
+            (folder / "celeriac.db").chmod(0o644)
+        assert re.search("celeriac.db.*(read-only|permissions)", line)
+        with WorkerProcess(folder) as worker:
+            assert result.get(timeout=10) == 3
+            assert worker.stop() == 0
+
+
+def test_a_locked_database_is_waited_for_and_then_named(alone: Path, client: Celeriac) -> None:
+    result = client.send_task("tasks.add", (1, 2))
+    with locked(alone):
+        assert "celeriac.db is locked" in refusal(alone, "broker_publish_timeout=0.3")
+        with pytest.raises(OperationalError, match="is locked"):
+            client.send_task("tasks.add", (1, 2))
+    with WorkerProcess(alone) as worker:
+        assert result.get(timeout=10) == 3
+        assert worker.stop() == 0
+
+
+def test_a_lock_holds_a_worker_up_and_loses_nothing(alone: Path, client: Celeriac) -> None:
+    with WorkerProcess(alone, "broker_publish_timeout=0.2") as worker:
+        worker.ready()
+        results = [client.send_task("tasks.wait", ("gate",)), client.send_task("tasks.note_me", (1,))]
+        Journal(alone).wait_for("hold", "gate")
+        with locked(alone):
+            (alone / "gate").touch()
+            worker.wait_for("is locked")
+        assert [each.get(timeout=10) for each in results] == ["gate", 1]
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+        assert worker.stop() == 0
+    assert (len(Journal(alone).of("hold")), len(Journal(alone).of("ran"))) == (1, 1)
+
+
+def test_a_worker_ends_although_the_database_is_locked(alone: Path, client: Celeriac) -> None:
+    with WorkerProcess(alone, "broker_publish_timeout=0.2", "worker_lease=0.5") as worker:
+        worker.ready()
+        result = client.send_task("tasks.wait", ("gate",))
+        Journal(alone).wait_for("hold", "gate")
+        with locked(alone):
+            worker.send(signal.SIGTERM)
+            worker.wait_for("Warm shutdown")
+            (alone / "gate").touch()
+            worker.process.wait(10)
+        assert "Traceback" not in worker.text
+        assert "run again" in worker.text
+    with WorkerProcess(alone, "worker_lease=0.5") as other:
+        assert result.get(timeout=10) == "gate"
+        assert other.stop() == 0
+    assert client.broker.size("celery") == QueueSize(0, 0, 0)
+
+
+def test_a_database_that_is_deleted_is_made_anew(alone: Path, client: Celeriac) -> None:
+    with WorkerProcess(alone) as worker:
+        worker.ready()
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+        for file in alone.glob("celeriac.db*"):
+            if file.is_file():
+                file.unlink()
+        assert client.send_task("tasks.add", (3, 4)).get(timeout=10) == 7
+        assert worker.stop() == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "celeriac-test", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no block free."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                pass
+    return filler
+
+
+def test_a_full_disk_holds_everybody_up_and_loses_nothing(alone: Path, small_disk: Path) -> None:
+    url = f"sqlite:///{small_disk}/x.db"
+    client = Celeriac(broker=url, backend=url, broker_publish_timeout=0.5, set_as_current=False)
+    with client, WorkerProcess(alone, *on(url), "broker_publish_timeout=0.2") as worker:
+        worker.ready()
+        result = client.send_task("tasks.wait", ("gate",))
+        Journal(alone).wait_for("hold", "gate")
+        filler = fill(small_disk)
+        (alone / "gate").touch()
+        with pytest.raises(OperationalError, match="no space left"):
+            for _ in range(100):
+                client.send_task("tasks.add", (1, "x" * 20_000), queue="other")
+        worker.wait_for("no space left")
+        filler.unlink()
+        assert result.get(timeout=20) == "gate"
+        assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
+        assert worker.stop() == 0
+    assert len(Journal(alone).of("hold")) == 1
+
+
+def test_a_worker_does_not_start_on_a_full_disk(alone: Path, small_disk: Path) -> None:
+    fill(small_disk)
+    assert "no space left" in refusal(
+        alone, *on(f"sqlite:///{small_disk}/x.db"), "broker_publish_timeout=0.3"
+    )
+
+
+# -- what cannot be opened or loaded -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://:hunter2@localhost", "no broker for redis:// yet"),
+        ("amqp://guest:hunter2@localhost//", "no broker for amqp:// yet"),
+        ("sqlit:///x.db", "did you mean sqlite://"),
+        ("gopher://localhost", "unknown broker scheme 'gopher'"),
+        ("sqlite://x.db", "three slashes"),
+        ("sqlite:///:memory:", "name a file"),
+        ("hunter2", "no scheme"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_told(alone: Path, url: str, reason: str) -> None:
+    line = refusal(alone, "-b", url)
+    assert reason in line
+    assert "hunter2" not in line
+
+
+def test_a_result_backend_that_leads_nowhere_is_told(alone: Path) -> None:
+    assert "no result backend for redis:// yet" in refusal(alone, "--result-backend", "redis://localhost")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def app(:", "SyntaxError"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_an_app_that_cannot_be_imported_is_shown(alone: Path, source: str, reason: str) -> None:
+    (alone / "broken.py").write_text(source + "\n")
+    line = refusal(alone, app="broken", traceback=True)
+    assert "cannot load the app 'broken'" in line
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import sys; sys.exit('no licence')", "no licence"),
+        ("import os; os._exit(3)", "died while loading it"),
+        ("import os; os.kill(os.getpid(), 9)", "died while loading it"),
+        ("x = 1", "there is no app in the module 'broken'"),
+        ("from celeriac import Celeriac; app = Celeriac(broker_ulr='x')", "broker_url"),
+        (
+            "from celeriac import Celeriac; app = Celeriac(include=['no_such'])",
+            "there is no module 'no_such'",
+        ),
+    ],
+)
+def test_an_app_that_is_none_is_told(alone: Path, source: str, reason: str) -> None:
+    (alone / "broken.py").write_text(source + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "celeriac", "-A", "broken", "worker"],
+        cwd=alone,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert "cannot load the app 'broken'" in line
+    assert reason in line
+
+
+def test_an_app_that_is_not_there_is_told(alone: Path) -> None:
+    assert "there is no module 'nowhere'" in refusal(alone, app="nowhere")
+
+
+def test_executors_that_die_at_birth_end_the_worker(alone: Path) -> None:
+    with (alone / "tasks.py").open("a") as file:
+        file.write(
+            "\nfrom celeriac.signals import worker_process_init\n"
+            "@worker_process_init.connect(weak=False)\n"
+            "def die(**_):\n    os._exit(9)\n"
+        )
+    assert "executors died before they took a call" in refusal(alone)

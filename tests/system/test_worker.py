@@ -278,7 +278,7 @@ def test_ignored_results_are_not_kept(running: Celeriac, journal: Journal) -> No
 
 def test_a_result_that_cannot_be_stored_is_a_failure(running: Celeriac, worker: WorkerProcess) -> None:
     before = worker.executors()
-    with pytest.raises(EncodeError, match="result of tasks.unspeakable"):
+    with pytest.raises(EncodeError, match=r"result of tasks\.unspeakable"):
         running.send_task("tasks.unspeakable").get(timeout=10)
     assert worker.executors() == before
 

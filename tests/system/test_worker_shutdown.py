@@ -76,9 +76,7 @@ def journal(folder: Path) -> Journal:
     return Journal(folder)
 
 
-def in_one_batch(
-    client: Celeriac, short: str, long: str
-) -> tuple[AsyncResult[Any], list[AsyncResult[Any]]]:
+def in_one_batch(client: Celeriac, short: str, long: str) -> tuple[AsyncResult[Any], list[AsyncResult[Any]]]:
     """Publish for a worker that is yet to start: short tasks, so that it takes many ahead, then one that runs
     until the file ``gate`` is there, and the twenty that are stuck behind it."""
     for _ in range(100):

@@ -390,7 +390,9 @@ def test_a_failing_hook_is_logged_and_changes_nothing(
 
 def test_messages_that_are_no_calls_go_to_the_dead_letters_with_the_reason(app: Celeriac) -> None:
     json = Envelope(b"{not json", "application/json", "utf-8", {"task": "t.x", "id": "1"}, {})
-    pickle = Envelope(b"\x80\x04N.", "application/x-python-serialize", "binary", {"task": "t.x", "id": "1"}, {})
+    pickle = Envelope(
+        b"\x80\x04N.", "application/x-python-serialize", "binary", {"task": "t.x", "id": "1"}, {}
+    )
     for envelope, reason in ((json, "DecodeError"), (pickle, "ContentDisallowed")):
         outcome = run(app, "t.x", envelope=envelope).outcome
         assert isinstance(outcome.disposition, DeadLetter)

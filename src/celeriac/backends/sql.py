@@ -40,7 +40,7 @@ def bytes_of(record: Record) -> int:
 
 
 class SQLBackend(ResultBackend):
-    """Records in a database. Watchers on the same host as the writer are woken at once, others within 20 ms."""
+    """Records in a database. Watchers on the same host as the writer are woken at once, others within 40 ms."""
 
     schemes: ClassVar[tuple[str, ...]] = ("sqlite",)
     traits: ClassVar[BackendTraits] = BackendTraits(persistent=True, push=True)

@@ -95,12 +95,20 @@ class Settlement(msgspec.Struct, frozen=True, eq=False):
 class Completion(msgspec.Struct, frozen=True, eq=False):
     """One outcome to carry out: publish what follows, store the record, settle the delivery.
 
-    Without a settlement (an update on the way, a delivery settled before it ran) there is nothing to fence.
+    Without a settlement it is a state on the way, whose delivery is the `fence`, or belongs to a delivery that
+    was settled before it ran: then there is nothing to fence.
     """
 
     settlement: Settlement | None
     record: Record | None = None
     follow: Sequence[Outgoing] = ()
+    #: A delivery that must still be held, although it is not settled now.
+    fence: Delivery | None = None
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """The delivery that must still be held."""
+        return self.fence if self.settlement is None else self.settlement.delivery
 
 
 class QueueSize(msgspec.Struct, frozen=True):
@@ -228,8 +236,9 @@ class Unit:
     def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
         """Carry out a batch. Returns the deliveries that were no longer held: for those, nothing was done
         (no record, no follow-up), or nothing that the next holder does not repeat."""
-        lost = set(self.fence([c.settlement.delivery for c in batch if c.settlement]))
-        kept = [c for c in batch if c.settlement is None or c.settlement.delivery not in lost]
+        fenced = dict.fromkeys(c.delivery for c in batch if c.delivery is not None)
+        lost = set(self.fence(list(fenced)))
+        kept = [c for c in batch if c.delivery not in lost]
         follow = [outgoing for c in kept for outgoing in c.follow]
         records = [c.record for c in kept if c.record]
         if follow:

@@ -376,7 +376,7 @@ class AtomicUnit(FencedUnit):
 
     def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
         with self._server.changed:
-            held = [each for each in batch if not each.settlement or self._holds(each.settlement.delivery)]
+            held = [each for each in batch if each.delivery is None or self._holds(each.delivery)]
             follow = [outgoing for each in held for outgoing in each.follow]
             check_routes(follow, self._server.route(follow))
             return super().complete(batch)

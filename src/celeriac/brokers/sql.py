@@ -54,7 +54,7 @@ class SQLBroker(Broker):
     """Queues in a database, shared with the result backend where that has the same URL.
 
     What is published wakes a waiting worker of this host at once. A worker on another one, or one that waits for the
-    commit of a transaction of yours (`publish_in`), finds it within 20 ms.
+    commit of a transaction of yours (`publish_in`), finds it within 40 ms.
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("sqlite",)
@@ -446,27 +446,21 @@ class OneTransaction(Unit):
         self._backend = backend
 
     def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
-        return [each for part in bounded(batch, _bytes_to_write) for each in self._complete(part)]
-
-    def _complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
+        # One transaction, however large: what is tried again after an error must not be half done.
         consumer, broker, backend = self._consumer, self._broker, self._backend
-        deliveries = [each.settlement.delivery for each in batch if each.settlement]
+        deliveries = list(dict.fromkeys(each.delivery for each in batch if each.delivery is not None))
+        settled = [each.settlement for each in batch if each.settlement]
         backend.prepare()
         with broker.transaction() as transaction:
             held = consumer.still_held(transaction, deliveries)
-            kept = [each for each in batch if each.settlement is None or each.settlement.delivery in held]
+            kept = [each for each in batch if each.delivery is None or each.delivery in held]
             records = [each.record for each in kept if each.record]
             follow = [outgoing for each in kept for outgoing in each.follow]
             ready = broker.add(transaction, follow)
             backend.put_in(transaction, records)
-            ready += consumer.carry_out(transaction, [each.settlement for each in kept if each.settlement])
+            ready += consumer.carry_out(transaction, [each for each in settled if each.delivery in held])
         broker.added(follow)
-        consumer.let_go(deliveries)
+        consumer.let_go([each.delivery for each in settled])
         broker.ring(ready)
         backend.ring(records)
         return [each for each in deliveries if each not in held]
-
-
-def _bytes_to_write(completion: Completion) -> int:
-    size = 500 + (len(completion.record.result) if completion.record else 0)
-    return size + sum(map(_bytes_of, completion.follow)) if completion.follow else size

@@ -10,6 +10,7 @@ from types import FrameType
 from celeriac import log
 from celeriac.errors import CeleriacError, OperationalError
 from celeriac.executor.manifest import load
+from celeriac.executor.run import Abandoned
 from celeriac.inprocess import InProcessWorker
 from celeriac.worker.main import boot_of
 from celeriac.worker.options import WorkerOptions
@@ -32,8 +33,10 @@ def run(options: WorkerOptions) -> int:
             nonlocal status, signalled
             status = 1 if number == signal.SIGINT else status
             if signalled:
-                # The task runs on this very thread: only an exception ends it.
-                raise SystemExit(1)
+                # The task runs on this very thread: only an exception ends it. It goes back to its queue.
+                if worker.worker is not None:
+                    worker.worker.shut_down(Shutdown.COLD)
+                raise Abandoned
             signalled = True
             logger.warning("worker: Warm shutdown (%s)", signal.Signals(number).name)
             if worker.worker is not None:
@@ -42,7 +45,10 @@ def run(options: WorkerOptions) -> int:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, on_signal)
         worker.start()
-        worker.execute()
+        try:
+            worker.execute()
+        except Abandoned:
+            pass
         worker.stop()
     except OperationalError as exc:
         print(f"celeriac: {exc}", file=sys.stderr)

@@ -27,10 +27,10 @@ def before(run: Run) -> None:
 
 def after(run: Run, ended: Ended, runtime: float) -> None:
     """Everything that comes after the outcome is known; it cannot change it."""
-    _signal(run, ended, runtime)
-    _log(run, ended, runtime)
     retval = ended.value if ended.state == SUCCESS else ended.exception
     try:
+        _signal(run, ended, runtime)
+        _log(run, ended, runtime)
         _task_hooks(run, ended, retval)
     except Exception:  # boundary: a hook that fails is logged; the outcome stands
         logger.exception("Task %s: a hook failed", run.log_name)

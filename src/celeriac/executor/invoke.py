@@ -21,7 +21,7 @@ from celeriac.errors import Ignore, Reject, Retry, WireError
 from celeriac.executor import hooks
 from celeriac.executor.ended import Ended, by_verdict
 from celeriac.executor.outcomes import outcome_of, progress, refused
-from celeriac.executor.run import Emit, Run
+from celeriac.executor.run import Abandoned, Emit, Run
 from celeriac.executor.runners.base import Guard
 from celeriac.request import Request
 from celeriac.states import FAILURE, IGNORED, REJECTED, RETRY, STARTED, SUCCESS
@@ -44,7 +44,7 @@ class Finished(msgspec.Struct, frozen=True):
 def invoke(
     app: Celeriac, call: Call, *, hostname: str, guard: Guard, emit: Emit, eager: bool = False
 ) -> Finished:
-    """Run one call to its outcome. Never raises what user code raised."""
+    """Run one call to its outcome. Raises `Abandoned` only, whatever user code does."""
     started = time.monotonic()
     try:
         run = _read(app, call, hostname=hostname, guard=guard, emit=emit, eager=eager)
@@ -77,6 +77,7 @@ def _read(app: Celeriac, call: Call, *, hostname: str, guard: Guard, emit: Emit,
 def _run(run: Run) -> Ended:
     """Call the user's function and say how it ended."""
     task, request, message = run.task, run.request, run.message
+    process = os.getpid()
     try:
         hooks.before(run)
         if task.track_started and not request.ignore_result:
@@ -86,6 +87,8 @@ def _run(run: Run) -> Ended:
             value = task.execute(message.args, message.kwargs)
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)
+    except Abandoned:
+        raise
     except Retry as exc:
         return Ended(RETRY, exception=exc, traceback=_traceback())
     except Ignore:
@@ -93,6 +96,9 @@ def _run(run: Run) -> Ended:
     except Reject as exc:
         return Ended(REJECTED, exception=exc)
     except BaseException as exc:  # noqa: BLE001 boundary: the user's exception becomes the task's outcome
+        if os.getpid() != process:
+            # A child that the task forked has come back here: it is no executor.
+            os._exit(exc.code if isinstance(exc, SystemExit) and isinstance(exc.code, int) else 1)
         return Ended(FAILURE, exception=exc, traceback=_traceback())
     return Ended(SUCCESS, value)
 

@@ -16,7 +16,7 @@ from celeriac.executor.invoke import invoke
 from celeriac.executor.link import Link
 from celeriac.executor.runners.base import Guard, Runner
 from celeriac.executor.runners.sequential import SequentialRunner
-from celeriac.wire.frames import Boot, Call, Outcome, Ready
+from celeriac.wire.frames import Boot, Call, Outcome, Ready, Update
 
 if TYPE_CHECKING:
     from celeriac.app import Celeriac
@@ -80,7 +80,10 @@ def serve(app: Celeriac, link: Link, runner: Runner, *, hostname: str, alone: bo
             os._exit(1)
 
     def run(call: Call, guard: Guard) -> Outcome:
-        return invoke(app, call, hostname=hostname, guard=guard, emit=link.send).outcome
+        return invoke(app, call, hostname=hostname, guard=guard, emit=emit).outcome
+
+    def emit(update: Update) -> None:
+        runner.emit(link, update)
 
     log.set_task_source(_running_task)
     threading.Thread(target=listen, name="celeriac-line", daemon=True).start()

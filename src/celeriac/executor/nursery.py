@@ -58,7 +58,7 @@ def main(line_fd: int, parent: int) -> int:
     try:
         app = load(boot)
         manifest = manifest_of(app)
-    except Exception as exc:  # boundary: whatever the user's modules raise is told to the worker, which exits
+    except Exception as exc:  # noqa: BLE001 boundary: what the user's modules raise is told to the worker
         line.sendall(frame(LoadFailed(f"{type(exc).__name__}: {exc}", traceback.format_exc())))
         return 1
     line.sendall(frame(manifest))

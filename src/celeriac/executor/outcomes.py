@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from celeriac.errors import EncodeError, NotRegistered, Reject, Retry, WireError
+from celeriac.errors import EncodeError, Reject, Retry, WireError
 from celeriac.executor.ended import Ended
 from celeriac.executor.run import Run
-from celeriac.states import FAILURE, IGNORED, READY_STATES, REJECTED
+from celeriac.states import FAILURE, IGNORED, READY_STATES, REJECTED, RETRY
 from celeriac.wire import codecs
 from celeriac.wire import errors as wire_errors
 from celeriac.wire.disposition import ACK, DeadLetter, Defer, Disposition, Return
 from celeriac.wire.envelope import Outgoing
-from celeriac.wire.frames import Call, Outcome, Update
+from celeriac.wire.frames import Call, Outcome, Update, encode
 from celeriac.wire.record import Record
 
 if TYPE_CHECKING:
@@ -33,11 +33,22 @@ logger = logging.getLogger("celeriac.executor")
 def outcome_of(run: Run, ended: Ended) -> tuple[Outcome, Ended]:
     """The outcome of a call, and how it ended after all: what follows may fail, too."""
     try:
-        return _build(run, ended), ended
-    except WireError as exc:
-        # A result, a retry or a follow-up that cannot be put into bytes: that is how the task failed.
-        failed = Ended(FAILURE, exception=exc, traceback=f"{type(exc).__name__}: {exc}\n")
-        return _build(run, failed), failed
+        return _sendable(_build(run, ended)), ended
+    except Exception as exc:  # boundary: a result or a follow-up that cannot be made is how the task failed
+        if not isinstance(exc, WireError):
+            logger.exception("Task %s: its outcome cannot be made", run.log_name)
+        failed = Ended(FAILURE, exception=exc, traceback=_printable(f"{type(exc).__name__}: {exc}\n"))
+    try:
+        return _sendable(_build(run, failed)), failed
+    except Exception as exc:  # boundary: nor can its failure be recorded; the message is kept with the reason
+        logger.exception("Task %s: its failure cannot be recorded", run.log_name)
+        return Outcome(run.call.number, FAILURE, _dead(f"{type(exc).__name__}: {exc}")), failed
+
+
+def _sendable(outcome: Outcome) -> Outcome:
+    """The outcome, if it can be put into a frame; raises what encoding raises."""
+    encode(outcome)
+    return outcome
 
 
 def _build(run: Run, ended: Ended) -> Outcome:
@@ -54,6 +65,8 @@ def _build(run: Run, ended: Ended) -> Outcome:
             pass
         case _:
             disposition = _after_failure_of(run, ended)
+            if isinstance(disposition, Return):
+                return Outcome(run.call.number, RETRY, disposition)  # it runs again: nothing has ended
             follow = _errbacks(run, ended)
             _fail_rest_of_chain(run, ended)
     follow += [run.app.retry_of(run.request, Retry(sig=each)) for each in run.request.postponed or ()]
@@ -67,7 +80,8 @@ def _again(run: Run, ended: Ended) -> tuple[Disposition, list[Outgoing]]:
     """A retry replaces the message where it goes back to its own queue, and is published where it goes elsewhere."""
     assert isinstance(ended.exception, Retry)
     outgoing = run.app.retry_of(run.request, ended.exception)
-    if outgoing.exchange == "" and outgoing.routing_key == run.call.queue:
+    same_place = outgoing.exchange == "" and outgoing.routing_key == run.call.queue
+    if same_place and outgoing.priority == run.message.priority:
         return Defer(outgoing.due or datetime.now(UTC), outgoing.envelope), []
     return ACK, [outgoing]
 
@@ -93,8 +107,12 @@ def _after_failure_of(run: Run, ended: Ended) -> Disposition:
 
 
 def _dead(reason: str) -> DeadLetter:
-    """To the dead letters, with a reason that any store takes: no lone surrogates."""
-    return DeadLetter(reason.encode("utf-8", "backslashreplace").decode())
+    """To the dead letters, with a reason that any store takes: without lone surrogates."""
+    return DeadLetter(_printable(reason))
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 # -- what is published next ----------------------------------------------------------------------------------
@@ -240,7 +258,8 @@ def refused(app: Celeriac, call: Call, exc: Exception) -> Outcome:
     task_id = call.envelope.task_id
     logger.error("message %s in queue %s refused: %s", task_id or "without id", call.queue, reason)
     record = None
-    if task_id and isinstance(exc, NotRegistered):
+    if task_id:
+        # Somebody may wait for it.
         codec = app.conf.result_serializer
         record = Record(
             task_id=task_id,
@@ -250,5 +269,3 @@ def refused(app: Celeriac, call: Call, exc: Exception) -> Outcome:
             date_done=datetime.now(UTC),
         )
     return Outcome(call.number, FAILURE, _dead(reason), record)
-
-

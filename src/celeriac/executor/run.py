@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from celeriac.app import Celeriac
     from celeriac.task import Task
 
-__all__ = ["Emit", "Run"]
+__all__ = ["Abandoned", "Emit", "Run"]
 
 #: Where a call reports states on the way; the worker stores them in order.
 Emit = Callable[[Update], None]
+
+
+class Abandoned(BaseException):
+    """Raised inside a task to give its call up without an outcome: the worker that runs it is going down."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,19 +167,20 @@ _PROMOTE = f"""
     UPDATE celeriac_message SET due = 0
     WHERE id IN (
         SELECT id FROM celeriac_message WHERE queue = ? AND due > 0 AND due <= ? ORDER BY due LIMIT {_SLICE}
+        FOR UPDATE SKIP LOCKED
     )
 """
 _HEADS = "SELECT place, id FROM celeriac_message WHERE queue = ? AND due = 0 ORDER BY place, id LIMIT ?"
 _READY = """
     SELECT place, id, queue, attempts, redelivered, envelope FROM celeriac_message
-    WHERE queue = ? AND due = 0 ORDER BY place, id LIMIT ?
+    WHERE queue = ? AND due = 0 ORDER BY place, id LIMIT ? FOR UPDATE SKIP LOCKED
 """
 _HOLD = "UPDATE celeriac_message SET due = NULL, holder = ?, attempts = attempts + 1 WHERE id IN ([?])"
 _HELD = """
     SELECT place, id, queue, attempts - 1, redelivered, envelope FROM celeriac_message
     WHERE queue = ? AND due IS NULL AND holder = ? ORDER BY place, id
 """
-_HELD_BY = "SELECT id FROM celeriac_message WHERE holder = ? AND id IN ([?])"
+_HELD_BY = "SELECT id FROM celeriac_message WHERE holder = ? AND id IN ([?]) FOR UPDATE"
 _DELETE = "DELETE FROM celeriac_message WHERE id IN ([?])"
 _PUT_BACK = """
     UPDATE celeriac_message SET due = 0, holder = NULL, redelivered = 1, attempts = attempts - ?
@@ -264,7 +265,7 @@ def replace(transaction: Transaction, id: int, until: datetime, envelope: Envelo
 # -- consumers ---------------------------------------------------------------------------------------------------
 
 _REGISTER = "INSERT INTO celeriac_consumer (id, name, queues, beat) VALUES (?, ?, ?, 0)"
-_REGISTERED = "SELECT queues FROM celeriac_consumer WHERE id = ?"
+_REGISTERED = "SELECT queues FROM celeriac_consumer WHERE id = ? FOR SHARE"
 _BEAT = "UPDATE celeriac_consumer SET beat = beat + 1 WHERE id = ?"
 _BEATS = "SELECT id, beat FROM celeriac_consumer"
 _LEAVE = "DELETE FROM celeriac_consumer WHERE id = ?"

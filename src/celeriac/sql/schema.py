@@ -84,6 +84,49 @@ class Tables:
         return cls(_qualified(schemas.get("task"), task), _qualified(schemas.get("group"), group))
 
 
+_TASK_COLUMNS = {
+    "task_id": "VARCHAR(155) UNIQUE",
+    "status": "VARCHAR(50)",
+    "result": "{bytes}",
+    "date_done": "{instant}",
+    "traceback": "TEXT",
+    "children": "{bytes}",
+    "name": "VARCHAR(155)",
+    "args": "{bytes}",
+    "kwargs": "{bytes}",
+    "worker": "VARCHAR(155)",
+    "retries": "INTEGER",
+    "queue": "VARCHAR(155)",
+    "stamps": "{bytes}",
+}
+_GROUP_COLUMNS = {"taskset_id": "VARCHAR(155) UNIQUE", "result": "{bytes}", "date_done": "{instant}"}
+#: Those that not every version of Celery made.
+_LATER_COLUMNS = ("children", "name", "args", "kwargs", "worker", "retries", "queue", "stamps")
+
+_BOOKKEEPING = (
+    # `parts`: how many of them there are. `touched`: seconds since 1970.
+    """CREATE TABLE IF NOT EXISTS celeriac_chord (
+        id VARCHAR(155) NOT NULL PRIMARY KEY,
+        parts INTEGER NOT NULL,
+        finished INTEGER NOT NULL,
+        touched {real} NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS celeriac_chord_touched ON celeriac_chord (touched)",
+    """CREATE TABLE IF NOT EXISTS celeriac_chord_part (
+        chord VARCHAR(155) NOT NULL,
+        place INTEGER NOT NULL,
+        record {bytes} NOT NULL,
+        PRIMARY KEY (chord, place)
+    )""",
+    # Positions are never used twice.
+    """CREATE TABLE IF NOT EXISTS celeriac_revoked (
+        position {count},
+        task_id VARCHAR(155) NOT NULL UNIQUE,
+        until {real} NOT NULL
+    )""",
+)
+
+
 def results(tables: Tables) -> Part:
     """The tables of Celery's database backend under these names (wire-protocol §8.1), and ours beside them."""
     default = tables == Tables()
@@ -91,63 +134,21 @@ def results(tables: Tables) -> Part:
         name="results" if default else f"results in {tables.task} and {tables.group}",
         version=1,
         statements=(
-            f"""CREATE TABLE IF NOT EXISTS {tables.task} (
-                id {{id}},
-                task_id VARCHAR(155) UNIQUE,
-                status VARCHAR(50),
-                result {{bytes}},
-                date_done {{instant}},
-                traceback TEXT,
-                children {{bytes}},
-                name VARCHAR(155),
-                args {{bytes}},
-                kwargs {{bytes}},
-                worker VARCHAR(155),
-                retries INTEGER,
-                queue VARCHAR(155),
-                stamps {{bytes}}
-            )""",
-            f"CREATE INDEX IF NOT EXISTS {_index_of(tables.task)} ON {tables.task} (date_done)",
-            f"""CREATE TABLE IF NOT EXISTS {tables.group} (
-                id {{id}},
-                taskset_id VARCHAR(155) UNIQUE,
-                result {{bytes}},
-                date_done {{instant}}
-            )""",
-            f"CREATE INDEX IF NOT EXISTS {_index_of(tables.group)} ON {tables.group} (date_done)",
-            # `parts`: how many of them there are. `touched`: seconds since 1970.
-            """CREATE TABLE IF NOT EXISTS celeriac_chord (
-                id VARCHAR(155) NOT NULL PRIMARY KEY,
-                parts INTEGER NOT NULL,
-                finished INTEGER NOT NULL,
-                touched {real} NOT NULL
-            )""",
-            "CREATE INDEX IF NOT EXISTS celeriac_chord_touched ON celeriac_chord (touched)",
-            """CREATE TABLE IF NOT EXISTS celeriac_chord_part (
-                chord VARCHAR(155) NOT NULL,
-                place INTEGER NOT NULL,
-                record {bytes} NOT NULL,
-                PRIMARY KEY (chord, place)
-            )""",
-            # Positions are never used twice.
-            """CREATE TABLE IF NOT EXISTS celeriac_revoked (
-                position {count},
-                task_id VARCHAR(155) NOT NULL UNIQUE,
-                until {real} NOT NULL
-            )""",
+            *_dated(tables.task, _TASK_COLUMNS),
+            *_dated(tables.group, _GROUP_COLUMNS),
+            *_BOOKKEEPING,
         ),
-        added={
-            tables.task: {
-                "children": "{bytes}",
-                "name": "VARCHAR(155)",
-                "args": "{bytes}",
-                "kwargs": "{bytes}",
-                "worker": "VARCHAR(155)",
-                "retries": "INTEGER",
-                "queue": "VARCHAR(155)",
-                "stamps": "{bytes}",
-            }
-        },
+        added={tables.task: {column: _TASK_COLUMNS[column] for column in _LATER_COLUMNS}},
+    )
+
+
+def _dated(table: str, columns: Mapping[str, str]) -> tuple[str, str]:
+    """A table of Celery's, and the index of its dates under Celery's name."""
+    written = ", ".join(f"{column} {type}" for column, type in columns.items())
+    plain = table.rpartition(".")[2].strip('"')
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table} (id {{id}}, {written})",
+        f"CREATE INDEX IF NOT EXISTS {_quoted(f'ix_{plain}_date_done')} ON {table} (date_done)",
     )
 
 
@@ -199,8 +200,3 @@ def _qualified(schema: str | None, name: str) -> str:
 
 def _quoted(name: str) -> str:
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"{}"'.format(name.replace('"', '""'))
-
-
-def _index_of(table: str) -> str:
-    """What Celery calls the index of a table's dates."""
-    return _quoted(f"ix_{table.rpartition('.')[2].strip(chr(34))}_date_done")

@@ -11,18 +11,20 @@ Beside the file stands ``<file>-run``, a directory with pipes and locks of the p
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 import weakref
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 from celeriac.errors import ConnectionLost, ImproperlyConfigured, OperationalError
 from celeriac.sql.connections import READ_TIMEOUT, Connections, patiently
-from celeriac.sql.database import Database, Transaction, Waiter
+from celeriac.sql.database import Database, Transaction, Waiter, repeated
 from celeriac.sql.doorbell import Doorbell
 from celeriac.sql.filewaiter import FileWaiter
 from celeriac.sql.presence import Presences
@@ -51,6 +53,15 @@ def file_of(url: str) -> tuple[str, str]:
     if options or synchronous not in {"off", "normal", "full", "extra"}:
         raise ImproperlyConfigured(f"{url}: the one option is synchronous=off, normal, full or extra")
     return os.path.realpath(path), synchronous
+
+
+@lru_cache(maxsize=512)
+def _written(sql: str, times: int) -> str:
+    # Whoever writes has the whole file: there are no locks on rows.
+    return _ROW_LOCKS.sub("", repeated(sql, times))
+
+
+_ROW_LOCKS = re.compile(r"FOR (?:UPDATE|SHARE)(?: SKIP LOCKED)?")
 
 
 class SQLite(Database):
@@ -93,7 +104,7 @@ class SQLite(Database):
             connection = connections.writer(deadline)
             patiently(connection, "BEGIN IMMEDIATE", deadline)
             try:
-                yield Transaction(connection.execute)
+                yield Transaction(connection.execute, _written)
                 patiently(connection, "COMMIT", deadline)
             except BaseException:
                 connections.roll_back()
@@ -112,7 +123,7 @@ class SQLite(Database):
         try:
             connection = connections.lend()
             try:
-                yield Transaction(connection.execute)
+                yield Transaction(connection.execute, _written)
             finally:
                 connections.take_back(connection)
         except sqlite3.DatabaseError as exc:
@@ -138,7 +149,7 @@ class SQLite(Database):
             raise TypeError(
                 f"a transaction on {theirs or 'a database in memory'} cannot publish tasks that are in {self.name}"
             )
-        return Transaction(connection.exec_driver_sql)
+        return Transaction(connection.exec_driver_sql, _written)
 
     def columns(self, transaction: Transaction, table: str) -> Collection[str]:
         schema, _, name = table.replace('"', "").rpartition(".")

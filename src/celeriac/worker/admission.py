@@ -54,7 +54,7 @@ def admit(
     if info is None:
         return _unknown(delivery, name, now)
     task_id = delivery.envelope.task_id
-    if delivery.redelivered:
+    if delivery.attempts > 1:
         if task_id in succeeded:
             return Admission(name, info, ACK)
         if delivery.attempts > max_deliveries:

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -14,7 +15,7 @@ from celeriac.brokers.dead import dead_letter
 from celeriac.clock import Clock
 from celeriac.errors import OperationalError, PublishFailed
 from celeriac.wire.disposition import Ack, DeadLetter, Defer, Disposition, Return
-from celeriac.wire.envelope import Outgoing
+from celeriac.wire.envelope import Envelope, Outgoing
 from celeriac.wire.record import Record
 from celeriac.worker.fetching import Backoff
 from celeriac.worker.work import Work
@@ -50,11 +51,16 @@ def _anew(delivery: Delivery, disposition: Disposition, clock: Clock) -> list[Ou
         case Ack():
             return []
         case Defer(until=until, envelope=envelope):
-            return [Outgoing(envelope or delivery.envelope, "", delivery.queue, due=until)]
+            return [_to_queue_of(delivery, envelope or delivery.envelope, until)]
         case Return():
-            return [Outgoing(delivery.envelope, "", delivery.queue)]
+            return [_to_queue_of(delivery, delivery.envelope, None)]
         case DeadLetter(reason=reason):
             return [dead_letter(delivery, reason, clock.now())]
+
+
+def _to_queue_of(delivery: Delivery, envelope: Envelope, due: datetime | None) -> Outgoing:
+    priority = envelope.properties.get("priority")
+    return Outgoing(envelope, "", delivery.queue, priority if isinstance(priority, int) else 0, due)
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -164,19 +170,17 @@ class Completer:
                 return
 
     def _is_gone(self, item: _Item) -> bool:
-        settlement = item.completion.settlement
-        if settlement is None or settlement.delivery not in self._gone:
+        delivery = item.completion.delivery
+        if delivery is None or delivery not in self._gone:
             return False
-        self._gone.discard(settlement.delivery)
-        self._report([item], {settlement.delivery})
+        self._report([item], {delivery})
         return True
 
     def _report(self, batch: list[_Item], lost: set[Delivery]) -> None:
         def report() -> None:
             for each in batch:
                 if each.done is not None:
-                    settlement = each.completion.settlement
-                    each.done(settlement is None or settlement.delivery not in lost)
+                    each.done(each.completion.delivery not in lost)
 
         self._call(report)
 

@@ -192,15 +192,15 @@ class Dispatcher:
 
     def _advance(self, executor: Executor) -> None:
         """Calls that moved into a slot were handed ahead until now."""
-        if len(executor.handed) <= executor.slots:
-            # Averages move between adding and subtracting: start from nothing when nothing is ahead.
-            executor.ahead = 0.0
-            executor.ahead_bytes = 0
         for work in islice(executor.handed.values(), executor.slots):
             if not work.started:
                 executor.ahead -= self.run_times.of(work.task)
                 executor.ahead_bytes -= work.size
                 self._start(executor, work)
+        if len(executor.handed) <= executor.slots:
+            # Averages move between adding and subtracting: start from nothing when nothing is ahead.
+            executor.ahead = 0.0
+            executor.ahead_bytes = 0
 
     def forget(self, work: Work) -> None:
         """A call that was handed out will not be answered: its executor died."""
@@ -213,6 +213,8 @@ class Dispatcher:
         returned = executor.take_back()
         for work in returned:
             self.forget(work)
+        # The executor may have come to another call between two reads.
+        self._advance(executor)
         executor.ahead = 0.0
         executor.ahead_bytes = 0
         return returned
@@ -235,12 +237,18 @@ class Dispatcher:
             else:
                 waiting = True
         self.pump()
-        if self.backlog and all(_held_up_for(each, now) > PATIENCE for each in self.executors):
-            works = list(self.backlog)
-            self.backlog.clear()
-            self._give_back(works)
+        if self.backlog and self._is_held_up(now):
+            # What has its verdict or is settled already stays: only this worker knows that of it.
+            leaving = [work for work in self.backlog if work.verdict is None and not work.settled]
+            self.backlog = deque(work for work in self.backlog if work.verdict is not None or work.settled)
+            self._give_back(leaving)
         if self.backlog or waiting:
             self._keep_watching()
+
+    def _is_held_up(self, now: float) -> bool:
+        """Every slot has been busy with one call for long."""
+        executors = self.executors
+        return bool(executors) and all(_held_up_for(each, now) > PATIENCE for each in executors)
 
     def close(self) -> None:
         """Stop looking."""

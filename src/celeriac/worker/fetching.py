@@ -67,7 +67,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
     deliveries: Sequence[Delivery]
     revoked: Collection[str]
-    #: Ids among the redelivered ones whose SUCCESS is recorded.
+    #: Ids among those that were attempted before whose SUCCESS is recorded.
     succeeded: Collection[str]
 
 
@@ -94,6 +94,8 @@ class Fetcher:
         self._deliver = deliver
         self._crashed = crashed
         self._room = 0
+        #: Fetched, but not taken into account by the loop yet.
+        self._under_way = 0
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="celeriac-fetch", daemon=True)
@@ -104,9 +106,14 @@ class Fetcher:
     def set_room(self, room: int) -> None:
         """How many more deliveries the worker can use now. Called on the loop."""
         with self._changed:
-            self._room = room
-            if room > 0:
+            self._room = room - self._under_way
+            if self._room > 0:
                 self._changed.notify()
+
+    def arrived(self, number: int) -> None:
+        """The loop has taken that many deliveries into account. Called on the loop."""
+        with self._changed:
+            self._under_way -= number
 
     def stop(self) -> None:
         """Fetch no more. Idempotent; waits for a fetch under way to return."""
@@ -145,16 +152,17 @@ class Fetcher:
             return None
         with self._changed:
             self._room -= len(deliveries)
+            self._under_way += len(deliveries)
         return Fetched(deliveries, *self._known(deliveries))
 
     def _known(self, deliveries: Sequence[Delivery]) -> tuple[Collection[str], Collection[str]]:
-        """Revoked ids, and those of redelivered messages that were done before. A backend that is away is
+        """Revoked ids, and those of messages that were attempted, and done, before. A backend that is away is
         no reason to hold work up: then nothing is known."""
         if self._backend is None or self._revocations is None:
             return (), ()
         try:
             revoked = self._revocations.refresh()
-            again = [each.envelope.task_id for each in deliveries if each.redelivered]
+            again = [each.envelope.task_id for each in deliveries if each.attempts > 1]
             records = self._backend.get(again) if again else ()
         except OperationalError as exc:
             logger.warning("result backend: %s", exc)

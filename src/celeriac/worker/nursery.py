@@ -24,6 +24,9 @@ from celeriac.wire.frames import (
 
 __all__ = ["AppLoadFailed", "Nursery"]
 
+#: Seconds a nursery may take to end before it is killed.
+_PATIENCE = 2.0
+
 
 class AppLoadFailed(CeleriacError):
     """The user's app could not be loaded; `traceback` is where."""
@@ -133,4 +136,8 @@ class Nursery(asyncio.Protocol):
         if self._process is not None:
             if not self._loaded:
                 self._process.kill()  # it is in the middle of the user's imports and hears nothing
-            self._process.wait()
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()

@@ -21,6 +21,8 @@ logger = logging.getLogger("celeriac.worker")
 
 #: Executors that die before they took a call, in a row, after which the worker gives up.
 _STILLBORN = 5
+#: Seconds after which a killed executor is taken for dead, although nobody says so.
+_DEATH = 2.0
 
 
 class ExecutorsKeepDying(CeleriacError):
@@ -94,6 +96,7 @@ class Pool:
 
     async def _start_one(self, events: Events) -> None:
         self._next += 1
+        self._emptied.clear()
         executor = Executor(
             self._next,
             on_ready=self._ready,
@@ -132,13 +135,9 @@ class Pool:
             self._later(self._relaunch(self._events))
 
     async def _relaunch(self, events: Events) -> None:
-        try:
-            await self._launcher.start(self)
-        except CeleriacError as exc:
-            events.failed(exc)
-        else:
-            self._relaunching = False
-            await self._refill(events)
+        await self._launcher.start(self)
+        self._relaunching = False
+        await self._refill(events)
 
     def _silent(self, executor: Executor) -> None:
         """The line ended. A thread is gone then; the death of a process is told by who reaps it."""
@@ -167,15 +166,18 @@ class Pool:
     def _later(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(what)
         self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._starting.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and self._events is not None:
+            self._events.failed(failure)
 
     async def _refill(self, events: Events) -> None:
         # A pause only where executors die at birth: the usual death is one task's doing.
         await asyncio.sleep(0.2 * self._stillborn)
-        try:
-            await self._fill(events)
-        except CeleriacError as exc:
-            events.failed(exc)
+        await self._fill(events)
 
     def kill(self, executor: Executor) -> bool:
         """End an executor whose call cannot be ended otherwise; False where it cannot be killed."""
@@ -196,6 +198,12 @@ class Pool:
         for each in list(self.executors):
             if not self._launcher.kill(each):
                 self._bury(each, "shut down")
+        # Their deaths are told by the nursery, which may be stopped or hang itself.
+        asyncio.get_running_loop().call_later(_DEATH, self._bury_all)
+
+    def _bury_all(self) -> None:
+        for each in list(self.executors):
+            self._bury(each, "killed")
 
     def close(self) -> None:
         """Release what is left."""
@@ -265,5 +273,5 @@ def _kill(executor: Executor) -> bool:
 
 def _how(status: int) -> str:
     if status < 0:
-        return f"killed by signal {-status} ({signal.Signals(-status).name})"
+        return f"killed by signal {-status} ({signal.strsignal(-status)})"
     return f"exited with status {status}"

@@ -14,8 +14,10 @@ class Work:
     """What the worker's loop knows of one borrowed delivery. Changed on the loop's thread only."""
 
     __slots__ = (
+        "answered",
         "delivery",
         "info",
+        "key",
         "limit_hit",
         "lost",
         "number",
@@ -32,6 +34,9 @@ class Work:
         self.delivery = delivery
         self.task = task
         self.task_id = delivery.envelope.task_id
+        #: What is called, and which try of it; None where the message does not say.
+        retries = delivery.envelope.headers.get("retries", 0)
+        self.key = (self.task_id, retries) if self.task_id and isinstance(retries, int) else None
         self.info = info
         #: How the call ended without running, if it did.
         self.verdict = verdict
@@ -43,6 +48,8 @@ class Work:
         self.started = 0.0
         #: The delivery was settled before it ran (``acks_late=False``).
         self.settled = False
+        #: Its outcome is there, and on its way to the broker.
+        self.answered = False
         #: The lease was lost: whatever comes of the call is dropped.
         self.lost = False
         #: The hard limit that passed, in seconds, once the executor was killed for it.

@@ -14,7 +14,7 @@ from celeriac.clock import Clock, SystemClock
 from celeriac.errors import OperationalError
 from celeriac.settings import Settings
 from celeriac.topology import Queue
-from celeriac.wire.disposition import ACK, Disposition, Return
+from celeriac.wire.disposition import ACK, DeadLetter, Disposition, Return
 from celeriac.wire.frames import Manifest, Outcome, Update, Verdict
 from celeriac.worker.admission import admit
 from celeriac.worker.completion import Completer, completion_of
@@ -68,7 +68,6 @@ class Worker:
         self.name = name
         self.processed = 0
         self._manifest = manifest
-        self._settings = settings
         self._broker = broker
         self._backend = backend
         self._queues = queues
@@ -88,9 +87,12 @@ class Worker:
             give_back=self._give_back,
             settle_first=self._settle_first,
         )
-        #: Every delivery this worker holds and has not settled, by the delivery and by task id.
+        #: Every delivery this worker holds and has not settled, by the delivery and by what it calls.
         self._borrowed: dict[Delivery, Work] = {}
-        self._by_id: dict[str, Work] = {}
+        self._by_id: dict[tuple[str, int] | None, Work] = {}
+        #: How many deliveries are being settled before they run, and whether none is.
+        self._settling_first = 0
+        self._settled_first = asyncio.Event()
         self._shutdown: asyncio.Future[Shutdown] | None = None
         #: A shutdown that was asked for before `run`.
         self._asked: Shutdown | None = None
@@ -163,6 +165,9 @@ class Worker:
             self._cold = True
             self.pool.kill_all()
         await self.pool.stop()
+        if self._settling_first:
+            # Their messages are gone; they are published again before the settle thread ends.
+            await self._settled_first.wait()
 
     def _give_back_unstarted(self) -> None:
         dispatcher = self._dispatcher
@@ -181,7 +186,7 @@ class Worker:
         """Settle what is decided, then leave the broker: it hands out again at once what is left."""
         if self._started:
             self._fetcher.stop()
-        if not self._completer.stop(timeout=2 * self._lease):
+        if not self._completer.stop(timeout=1.0 if self._cold else 2 * self._lease):
             logger.error("the broker did not take the last outcomes in time; those tasks will be run again")
         lease.stop()
         try:
@@ -213,6 +218,7 @@ class Worker:
 
     def _arrive(self, fetched: Fetched) -> None:
         """Admit a batch and queue what is to be handed to executors."""
+        self._fetcher.arrived(len(fetched.deliveries))
         ready: list[Work] = []
         now = self._clock.now()
         log = logger.isEnabledFor(logging.INFO)
@@ -226,12 +232,13 @@ class Worker:
                 now=now,
             )
             work = Work(delivery, admission.task, admission.info, admission.verdict)
-            running = self._by_id.get(work.task_id)
-            if running is not None and running.lost:
+            running = self._by_id.get(work.key)
+            if running is not None and delivery.redelivered and not running.answered and not running.settled:
                 self._adopt(running, delivery)
                 continue
             self._borrowed[delivery] = work
-            self._by_id[work.task_id] = work
+            if work.key:
+                self._by_id[work.key] = work
             if log:
                 logger.info("Task %s[%s] received", work.task or "?", work.task_id)
             if self._draining:
@@ -245,14 +252,24 @@ class Worker:
         self._ask_for_more()
 
     def _adopt(self, running: Work, delivery: Delivery) -> None:
-        """The call still runs here although its lease was lost: from now on it runs for the new one."""
+        """The same call is here already, under an older claim: from now on it runs for this one."""
         logger.info("Task %s[%s] runs here already: adopted", running.task, running.task_id)
+        if not running.lost:
+            # If that claim still holds, it was another message of the same call.
+            self._completer.submit(Completion(Settlement(running.delivery, ACK)))
+        self._borrowed.pop(running.delivery, None)
         running.delivery = delivery
         running.lost = False
         self._borrowed[delivery] = running
 
     def _settle_first(self, work: Work, then: Callable[[bool], None]) -> None:
+        self._settling_first += 1
+        self._settled_first.clear()
+
         def settled(held: bool) -> None:
+            self._settling_first -= 1
+            if not self._settling_first:
+                self._settled_first.set()
             if not held:
                 self._finish(work)
             elif self._draining:
@@ -275,6 +292,7 @@ class Worker:
         if work is None:
             return
         self.processed += 1
+        work.answered = True
         executor.answered += 1
         if executor.answered == self._max_tasks_per_child:
             self._retire(executor)
@@ -302,7 +320,8 @@ class Worker:
         """A running call has a new state."""
         work = executor.handed.get(update.number)
         if work is not None and not work.lost:
-            self._completer.submit(Completion(None, update.record))
+            fence = None if work.settled else work.delivery
+            self._completer.submit(Completion(None, update.record, fence=fence))
 
     def _completed(self, work: Work, held: bool) -> None:
         if not held:
@@ -320,8 +339,8 @@ class Worker:
     def _finish(self, work: Work) -> None:
         """This worker has nothing more to do with a delivery."""
         self._borrowed.pop(work.delivery, None)
-        if self._by_id.get(work.task_id) is work:
-            del self._by_id[work.task_id]
+        if self._by_id.get(work.key) is work:
+            del self._by_id[work.key]
 
     # -- what goes wrong ------------------------------------------------------------------------------------
 
@@ -350,6 +369,18 @@ class Worker:
 
     def _lost_with_executor(self, work: Work, how: str) -> None:
         if work.lost:
+            self._finish(work)
+            return
+        if work.verdict is not None:
+            # What is left to do of the call killed an executor, too: its hooks, or reading its body.
+            reason = f"{work.verdict.kind} ({work.verdict.detail}), and its executor was {how}"
+            logger.error("Task %s[%s] is dead-lettered: %s", work.task, work.task_id, reason)
+            self._settle(work, DeadLetter(reason))
+            return
+        if self._draining and work.settled:
+            logger.error(
+                "Task %s[%s] was settled before it ran and is lost: %s", work.task, work.task_id, how
+            )
             self._finish(work)
             return
         if work.limit_hit is not None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from celeriac.executor.link import Link
-from celeriac.wire.frames import Call, Interrupt, Outcome
+from celeriac.wire.frames import Call, Interrupt, Outcome, Update
 
 __all__ = ["Guard", "Invoke", "Runner"]
 
@@ -35,6 +35,10 @@ class Runner(ABC):
     @abstractmethod
     def run(self, link: Link, invoke: Invoke) -> None:
         """Work until the link has no more calls and the taken ones are done."""
+
+    def emit(self, link: Link, update: Update) -> None:
+        """Send a state on the way, from inside the guard, so that no interrupt can tear the frame."""
+        link.send(update)
 
     @abstractmethod
     def interrupt(self, what: Interrupt) -> None:

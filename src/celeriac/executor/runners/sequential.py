@@ -12,7 +12,7 @@ from types import FrameType
 from celeriac.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 from celeriac.executor.link import Link
 from celeriac.executor.runners.base import Invoke, Runner
-from celeriac.wire.frames import Call, Interrupt
+from celeriac.wire.frames import Call, Interrupt, Update
 
 __all__ = ["SequentialRunner"]
 
@@ -32,6 +32,7 @@ class SequentialRunner(Runner):
         self._on_main = False
         #: Number of the call whose user code runs now; 0 for none. Guards against late interrupts.
         self._open = 0
+        self._sending = False
         self._lock = threading.Lock()
         self._pending: Interrupt | None = None
 
@@ -46,6 +47,15 @@ class SequentialRunner(Runner):
             signal.signal(signal.SIGUSR1, self._on_signal)
         while call := link.take():
             link.send(invoke(call, lambda call=call: self._guard(call)))
+
+    def emit(self, link: Link, update: Update) -> None:
+        self._sending = True
+        try:
+            link.send(update)
+        finally:
+            self._sending = False
+        if self._pending is not None:
+            self._on_signal(signal.SIGUSR1, None)  # one that came meanwhile
 
     def interrupt(self, what: Interrupt) -> None:
         with self._lock:
@@ -72,11 +82,11 @@ class SequentialRunner(Runner):
                     self._open = 0
                     if self._pending is not None:
                         self._pending = None
-                        _swallow_late_interrupt()
+                        _let_late_interrupt_come()
 
     def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
         what = self._pending
-        if what is not None and what.number == self._open:
+        if what is not None and what.number == self._open and not self._sending:
             self._pending = None
             raise _exception(what)
 
@@ -92,14 +102,11 @@ def _raise_in(thread: int, exception: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
 
 
-def _swallow_late_interrupt() -> None:
-    """Let an asynchronous exception that is still pending for this thread be raised here, where it does no harm.
+def _let_late_interrupt_come() -> None:
+    """Give an asynchronous exception that is still pending for this thread the chance to be raised here.
 
     CPython can also take one back, but 3.11 then leaves its "something is pending" mark set for good, which slows
     every loop down, and under a trace function (coverage, a debugger) never ends.
     """
-    try:
-        for _ in range(10):
-            pass  # each turn is such a bytecode
-    except (SoftTimeLimitExceeded, TimeLimitExceeded):
-        pass
+    for _ in range(10):
+        pass  # each turn looks for one
