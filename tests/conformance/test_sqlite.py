@@ -70,7 +70,7 @@ class TestSQLiteBetweenProcesses(TestSQLiteBroker):
     def open(self, server: Any, options: BrokerOptions) -> Broker:
         broker = open_broker(server, options)
         if server in self.opened:
-            broker.database = SQLite(*file_of(server))
+            broker.database = SQLite(file_of(server)[0])
         self.opened.add(server)
         return broker
 

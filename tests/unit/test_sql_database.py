@@ -109,6 +109,15 @@ def test_the_synchronous_mode_is_an_option_of_the_url(file: Path, option: str, m
     database.close()
 
 
+def test_the_safest_mode_that_somebody_asks_for_is_everybodys(file: Path) -> None:
+    database = open_database(f"sqlite:///{file}?synchronous=off")
+    for option, mode in (("", 0), ("?synchronous=full", 2), ("?synchronous=normal", 2)):
+        assert open_database(f"sqlite:///{file}{option}") is database
+        with database.transaction(1) as transaction:
+            assert transaction.rows("PRAGMA synchronous") == [(mode,)]
+    database.close()
+
+
 # -- connections ----------------------------------------------------------------------------------------------------
 
 

@@ -194,14 +194,14 @@ def test_the_lease_of_a_worker_does_not_outlive_it_in_its_children(url: str, bro
     code = """
 held = broker.consumer([queue], name='w').fetch(1, 5)
 if os.fork() == 0:
+    say('held')
     listen()
     os._exit(0)
-say('held')
-os.kill(os.getpid(), signal.SIGKILL)
+signal.pause()
 """
     with Program(url, code) as worker:
         assert worker.hear() == "held"
-        assert worker.process.wait(PATIENCE) == -signal.SIGKILL
+        worker.kill()
         alive = broker.consumer([QUEUE], name="alive")
         assert ids(take(alive, 1)) == ["a"]
     alive.close()

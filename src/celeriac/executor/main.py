@@ -50,9 +50,24 @@ def ignore_group_signals() -> None:
         signal.signal(each, lambda _signum, _frame: None)
 
 
+def heed_signals() -> None:
+    """Take back `ignore_group_signals`."""
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+        signal.signal(each, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def execute(app: Celeriac, boot: Boot, inbox: socket.socket, line: socket.socket, index: int) -> None:
     """Be an executor in a process of its own. Returns when the worker sends no more calls."""
     ignore_group_signals()
+
+    def be_no_executor() -> None:
+        """In a process that a task forks: signals and sockets are not for it."""
+        heed_signals()
+        inbox.close()
+        line.close()
+
+    os.register_at_fork(after_in_child=be_no_executor)
     settings = app.conf
     log.configure(
         boot.loglevel,

@@ -17,9 +17,9 @@ from celeriac.sql.sqlite import SQLite, file_of
 
 __all__ = ["open_database"]
 
-#: The databases of this process: a broker and a result backend with the same URL share one, so that what a task
-#: leads to can be one transaction, and its writers wait for each other at a lock and not at the file's.
-_databases: weakref.WeakValueDictionary[tuple[str, str], SQLite] = weakref.WeakValueDictionary()
+#: The databases of this process: a broker and a result backend on the same file share one, so that what a task
+#: leads to can be one transaction, and writers wait for each other at a lock of the process and not at the file's.
+_databases: weakref.WeakValueDictionary[str, SQLite] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 
@@ -31,11 +31,13 @@ def open_database(url: str) -> Database:
     kind = url.partition(":")[0].partition("+")[0].lower()
     if kind != "sqlite":
         raise ImproperlyConfigured(f"no database of the kind {kind}:// is supported yet; sqlite:// is")
-    file = file_of(url)
+    path, mode = file_of(url)
     with _opening:
-        database = _databases.get(file)
+        database = _databases.get(path)
         if database is None:
-            database = _databases[file] = SQLite(*file)
+            database = _databases[path] = SQLite(path)
+        if mode is not None:
+            database.synchronize(mode)
         return database
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FileWaiter"]
 
-#: Seconds between two looks at the file, at first and later on: 1.5 % of a core, and 0.3 %.
-_LOOK, _LOOK_LATER = 0.005, 0.04
+#: Seconds between two looks at the file, which cost 0.1 ms each: with a pipe at the door, and without.
+_LOOK, _LOOK_ALONE = 0.04, 0.01
 
 
 class FileWaiter(Waiter):
@@ -36,8 +36,6 @@ class FileWaiter(Waiter):
         #: What we look with while we are inside, and whose it is. It has no transaction open.
         self._lent: tuple[sqlite3.Connection, Connections] | None = None
         self._version = 0
-        #: Seconds until the next look.
-        self._pause = _LOOK
         self._pipe: int | None = None
         #: Guards the door, through which another thread may close us while we wait.
         self._door = threading.Lock()
@@ -61,7 +59,6 @@ class FileWaiter(Waiter):
             raise self._database.explained(exc, READ_TIMEOUT) from exc
         self._lent = connection, connections
         self._version = self._look(connection)
-        self._pause = _LOOK
         self._pipe = self._listener.open()
         if self._pipe is not None:
             self._poll.register(self._pipe, select.POLLIN)
@@ -83,19 +80,16 @@ class FileWaiter(Waiter):
         if self._lent is None:
             return True  # closed before we came in
         connection, _ = self._lent
+        pause = _LOOK_ALONE if self._pipe is None else _LOOK
         deadline = time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())
-            heard = self._poll.poll(min(left, self._pause) * 1000)
+            heard = self._poll.poll(min(left, pause) * 1000)
             version = self._look(connection)
-            if heard or version != self._version:
-                self._pause = _LOOK
+            if heard or not left or version != self._version:
                 # Whoever waits looks now, and so knows all that this version has.
                 self._version = version
                 return self._were_woken(heard)
-            if not left:
-                return False
-            self._pause = min(1.2 * self._pause, _LOOK_LATER)
 
     def _look(self, connection: sqlite3.Connection) -> int:
         try:

@@ -32,8 +32,12 @@ from celeriac.sql.presence import Presences
 __all__ = ["SQLite", "file_of"]
 
 
-def file_of(url: str) -> tuple[str, str]:
-    """The file that ``sqlite:///…`` names, absolute and without links, and its ``synchronous`` mode.
+#: From the fastest to the safest.
+_MODES = ("off", "normal", "full", "extra")
+
+
+def file_of(url: str) -> tuple[str, str | None]:
+    """The file that ``sqlite:///…`` names, absolute and without links, and the ``synchronous`` mode it asks for.
 
     Raises `ImproperlyConfigured`.
     """
@@ -49,10 +53,10 @@ def file_of(url: str) -> tuple[str, str]:
             "memory:// within one process"
         )
     options = dict(parse_qsl(query))
-    synchronous = options.pop("synchronous", "normal").lower()
-    if options or synchronous not in {"off", "normal", "full", "extra"}:
-        raise ImproperlyConfigured(f"{url}: the one option is synchronous=off, normal, full or extra")
-    return os.path.realpath(path), synchronous
+    mode = options.pop("synchronous", "").lower()
+    if options or mode not in ("", *_MODES):
+        raise ImproperlyConfigured(f"{url}: the one option is synchronous={', '.join(_MODES)}")
+    return os.path.realpath(path), mode or None
 
 
 @lru_cache(maxsize=512)
@@ -73,9 +77,10 @@ class SQLite(Database):
         "instant": "DATETIME",
     }
 
-    def __init__(self, path: str, synchronous: str) -> None:
+    def __init__(self, path: str) -> None:
         self.name = path
-        self._synchronous = synchronous
+        #: None: nobody asked for one.
+        self._mode: str | None = None
         self._doorbell = Doorbell(f"{path}-run")
         self._presences = Presences(f"{path}-run")
         self._incarnation = 0
@@ -84,8 +89,16 @@ class SQLite(Database):
         self._renew_connections()
 
     def _renew_connections(self) -> None:
-        self._connections = Connections(self.name, self._synchronous)
+        self._connections = Connections(self.name, self._mode or "normal")
         self._finalizer = weakref.finalize(self, Connections.close_at_exit, self._connections)
+
+    def synchronize(self, mode: str) -> None:
+        """Sync as ``PRAGMA synchronous`` says; of those who ask for different ones, the safest is heard."""
+        if self._mode is None or _MODES.index(mode) > _MODES.index(self._mode):
+            self._mode = mode
+            self.close()
+            self._finalizer.detach()
+            self._renew_connections()
 
     # -- transactions -----------------------------------------------------------------------------------------
 

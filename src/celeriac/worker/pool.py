@@ -273,5 +273,6 @@ def _kill(executor: Executor) -> bool:
 
 def _how(status: int) -> str:
     if status < 0:
-        return f"killed by signal {-status} ({signal.strsignal(-status)})"
+        name = {each.value: each.name for each in signal.Signals}.get(-status, "a real-time signal")
+        return f"killed by signal {-status} ({name})"
     return f"exited with status {status}"

@@ -66,10 +66,8 @@ class Worker:
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
-        self.processed = 0
         self._manifest = manifest
-        self._broker = broker
-        self._backend = backend
+        self._broker, self._backend = broker, backend
         self._queues = queues
         self._clock = clock or SystemClock()
         self._on_ready = on_ready
@@ -80,8 +78,8 @@ class Worker:
         self.concurrency = concurrency
         self._dispatcher = Dispatcher(
             Limits(
-                soft=soft_time_limit if soft_time_limit is not None else settings.task_soft_time_limit,
-                hard=time_limit if time_limit is not None else settings.task_time_limit,
+                soft=settings.task_soft_time_limit if soft_time_limit is None else soft_time_limit,
+                hard=settings.task_time_limit if time_limit is None else time_limit,
                 end=self._end_by_force,
             ),
             give_back=self._give_back,
@@ -90,9 +88,8 @@ class Worker:
         #: Every delivery this worker holds and has not settled, by the delivery and by what it calls.
         self._borrowed: dict[Delivery, Work] = {}
         self._by_id: dict[tuple[str, int] | None, Work] = {}
-        #: How many deliveries are being settled before they run, and whether none is.
-        self._settling_first = 0
-        self._settled_first = asyncio.Event()
+        #: How many deliveries are being settled before they run; set when none is.
+        self._settling_first, self._settled_first = 0, asyncio.Event()
         self._shutdown: asyncio.Future[Shutdown] | None = None
         #: A shutdown that was asked for before `run`.
         self._asked: Shutdown | None = None
@@ -291,7 +288,6 @@ class Worker:
         work = self._dispatcher.answered(executor, outcome.number, outcome.runtime)
         if work is None:
             return
-        self.processed += 1
         work.answered = True
         executor.answered += 1
         if executor.answered == self._max_tasks_per_child:
