@@ -93,6 +93,9 @@ def test_nothing_is_lost_whatever_is_killed(folder: Path, client: Celeriac) -> N
         # At most what each killed process was running can have run twice.
         assert sum(started.values()) - len(results) <= again, f"seed {seed}"
         assert worker.stop() == 0
+    except BaseException:
+        print(f"--- output of the last worker ---\n{worker.text}")
+        raise
     finally:
         worker.__exit__(None, None, None)
 

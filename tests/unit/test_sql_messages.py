@@ -94,7 +94,8 @@ def test_what_of_a_large_batch_was_not_published_is_named(
 ) -> None:
     """A large batch is several transactions."""
     broker.declare([QUEUE])
-    batch = [outgoing(QUEUE, f"{n}") for n in range(2500)]
+    nowhere = Outgoing(envelope("unroutable"), "none", "key")
+    batch = [nowhere, *(outgoing(QUEUE, f"{n}") for n in range(2500))]
     impatient = open_broker(url, BrokerOptions(publish_timeout=0.1))
     impatient.declare([QUEUE])
     lock = broker.transaction()
@@ -103,13 +104,11 @@ def test_what_of_a_large_batch_was_not_published_is_named(
     with pytest.raises(PublishFailed, match="locked") as failed:
         impatient.publish(batch)
     lock.__exit__(None, None, None)
-    assert failed.value.ids == tuple(f"{n}" for n in range(1000, 2500))
-    assert broker.size("q") == QueueSize(1000, 0, 0)
+    assert failed.value.ids == ("unroutable", *(f"{n}" for n in range(999, 2500)))
+    assert broker.size("q") == QueueSize(999, 0, 0)
 
 
-def test_a_large_unit_is_carried_out_in_parts_of_which_each_is_whole(
-    broker: Broker, backend: ResultBackend
-) -> None:
+def test_a_large_unit_is_carried_out_whole(broker: Broker, backend: ResultBackend) -> None:
     broker.publish([outgoing(QUEUE, f"{n}") for n in range(1500)])
     consumer = broker.consumer([QUEUE], name="w")
     deliveries = take(consumer, 1500)
@@ -119,7 +118,12 @@ def test_a_large_unit_is_carried_out_in_parts_of_which_each_is_whole(
         )
         for each in deliveries
     ]
-    assert list(consumer.unit(backend).complete(completions)) == []
+    nowhere = Completion(Settlement(deliveries[-1], ACK), None, [Outgoing(envelope("x"), "none", "key")])
+    unit = consumer.unit(backend)
+    with pytest.raises(PublishFailed):
+        unit.complete([*completions[:-1], nowhere])
+    assert broker.size("q") == QueueSize(0, 0, 1500)
+    assert list(unit.complete(completions)) == []
     assert None not in backend.get([each.envelope.task_id for each in deliveries])
     assert broker.size("q") == QueueSize(0, 0, 0)
     consumer.close()

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import zip_longest
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -102,9 +103,8 @@ class SQLBroker(Broker):
                 routes += found
                 self.ring(messages.ready_in(part, found))
         except OperationalError as exc:
-            raise PublishFailed(
-                str(exc), ids=[each.envelope.task_id for each in batch[len(routes) :]]
-            ) from exc
+            missing = [each for each, queues in zip_longest(batch, routes) if not queues]
+            raise PublishFailed(str(exc), ids=[each.envelope.task_id for each in missing]) from exc
         check_routes(batch, routes)
 
     def publish_in(self, transaction: Any, batch: Sequence[Outgoing]) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from celeriac.errors import CeleriacError
 from celeriac.executor.main import die_with_parent, execute, ignore_group_signals
 from celeriac.executor.manifest import load, manifest_of
 from celeriac.wire.frames import (
@@ -58,6 +59,9 @@ def main(line_fd: int, parent: int) -> int:
     try:
         app = load(boot)
         manifest = manifest_of(app)
+    except CeleriacError as exc:
+        line.sendall(frame(LoadFailed(str(exc), "")))
+        return 1
     except Exception as exc:  # noqa: BLE001 boundary: what the user's modules raise is told to the worker
         line.sendall(frame(LoadFailed(f"{type(exc).__name__}: {exc}", traceback.format_exc())))
         return 1

@@ -14,7 +14,7 @@ class Work:
     """What the worker's loop knows of one borrowed delivery. Changed on the loop's thread only."""
 
     __slots__ = (
-        "answered",
+        "decided",
         "delivery",
         "info",
         "key",
@@ -48,8 +48,8 @@ class Work:
         self.started = 0.0
         #: The delivery was settled before it ran (``acks_late=False``).
         self.settled = False
-        #: Its outcome is there, and on its way to the broker.
-        self.answered = False
+        #: What becomes of the delivery is decided, and on its way to the broker.
+        self.decided = False
         #: The lease was lost: whatever comes of the call is dropped.
         self.lost = False
         #: The hard limit that passed, in seconds, once the executor was killed for it.

@@ -230,7 +230,7 @@ class Worker:
             )
             work = Work(delivery, admission.task, admission.info, admission.verdict)
             running = self._by_id.get(work.key)
-            if running is not None and delivery.redelivered and not running.answered and not running.settled:
+            if running is not None and delivery.redelivered and not running.decided and not running.settled:
                 self._adopt(running, delivery)
                 continue
             self._borrowed[delivery] = work
@@ -288,7 +288,7 @@ class Worker:
         work = self._dispatcher.answered(executor, outcome.number, outcome.runtime)
         if work is None:
             return
-        work.answered = True
+        work.decided = True
         executor.answered += 1
         if executor.answered == self._max_tasks_per_child:
             self._retire(executor)
@@ -326,6 +326,7 @@ class Worker:
 
     def _settle(self, work: Work, disposition: Disposition) -> None:
         """Settle without an executor's outcome: put back, deferred."""
+        work.decided = True
         if work.lost:
             self._finish(work)
         else:
