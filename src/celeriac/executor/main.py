@@ -41,33 +41,44 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+#: Signals that terminals and supervisors send to the whole process group.
+_GROUP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
 def ignore_group_signals() -> None:
-    """Leave SIGTERM and SIGINT, which terminals and supervisors send to the whole group, to the worker.
+    """Leave signals to the whole group to the worker.
 
     A handler and not ``SIG_IGN``: that would be inherited by the programs which tasks start.
     """
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for each in _GROUP_SIGNALS:
         signal.signal(each, lambda _signum, _frame: None)
 
 
-def heed_signals() -> None:
-    """Take back `ignore_group_signals`."""
-    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
-        signal.signal(each, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def disown_forks(*sockets: socket.socket) -> None:
+    """See to it that a process which a task forks is no executor: it heeds signals and has not these sockets."""
+    blocked: list[set[int | signal.Signals]] = []
+
+    def block() -> None:
+        # One that comes to the child before it heeds them would be swallowed.
+        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS))
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked.pop())
+
+    def disown() -> None:
+        for each in (*_GROUP_SIGNALS, signal.SIGUSR1):
+            signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
+        for each in sockets:
+            each.close()
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=disown)
 
 
 def execute(app: Celeriac, boot: Boot, inbox: socket.socket, line: socket.socket, index: int) -> None:
     """Be an executor in a process of its own. Returns when the worker sends no more calls."""
     ignore_group_signals()
-
-    def be_no_executor() -> None:
-        """In a process that a task forks: signals and sockets are not for it."""
-        heed_signals()
-        inbox.close()
-        line.close()
-
-    os.register_at_fork(after_in_child=be_no_executor)
+    disown_forks(inbox, line)
     settings = app.conf
     log.configure(
         boot.loglevel,

@@ -115,7 +115,7 @@ class Connections:
                 # Where there can be none (a network file system) we go on without.
                 [[journal]] = patiently(connection, "PRAGMA journal_mode = WAL", deadline)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}"); connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
         except BaseException:
             connection.close()
             raise
