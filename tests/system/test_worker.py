@@ -32,6 +32,7 @@ from support import JOURNAL, Journal, WorkerProcess, client_of, dead_letters, ev
 TASKS = (
     JOURNAL
     + """
+import asyncio
 from celeriac import Celeriac
 
 app = Celeriac("tasks", task_max_deliveries=3)
@@ -99,6 +100,20 @@ def die_early(key):
 @app.task(bind=True)
 def where(self):
     return self.request.hostname
+
+@app.task(reject_on_worker_lost=False)
+def die_once_for_all(key):
+    note("ran", key)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(acks_on_failure_or_timeout=False)
+def fail_and_stay():
+    raise ValueError("kept")
+
+@app.task
+async def later(x):
+    await asyncio.sleep(0.001)
+    return x
 
 @app.task(ignore_result=True)
 def silent(key):
@@ -213,6 +228,17 @@ def test_an_exception_comes_back_with_its_traceback(running: Celeriac) -> None:
     assert result.traceback is not None
     assert "raise ValueError(text)" in result.traceback
     assert isinstance(result.get(propagate=False), ValueError)
+
+
+def test_a_coroutine_is_run_to_its_end(running: Celeriac) -> None:
+    assert running.send_task("tasks.later", (7,)).get(timeout=10) == 7
+
+
+def test_a_failure_that_is_not_acknowledged_is_dead_lettered(running: Celeriac) -> None:
+    result = running.send_task("tasks.fail_and_stay")
+    assert ends(result) == "FAILURE"
+    (dead,) = (each for each in dead_letters(running) if each.task_id == result.id)
+    assert "kept" in dead.headers[DEAD_REASON]
 
 
 def test_a_retry_waits_for_its_countdown(running: Celeriac, journal: Journal) -> None:
@@ -430,6 +456,12 @@ def test_an_early_acknowledged_task_does_not_run_again(running: Celeriac, journa
     assert running.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
 
 
+def test_a_task_may_ask_not_to_run_again(running: Celeriac, journal: Journal) -> None:
+    with pytest.raises(WorkerLostError, match="SIGKILL"):
+        running.send_task("tasks.die_once_for_all", (one := key(),)).get(timeout=20)
+    assert len(journal.of("ran", one)) == 1
+
+
 # -- what follows a task -------------------------------------------------------------------------------------
 
 
@@ -453,6 +485,30 @@ def test_a_chain_hands_its_values_on(running: Celeriac) -> None:
     assert result.get(timeout=10) == 10
     assert result.parent.get(timeout=1) == 6
     assert result.parent.parent.get(timeout=1) == 3
+
+
+def test_a_chain_goes_on_after_a_retry(running: Celeriac, journal: Journal) -> None:
+    one = key()
+    flaky, add = running.signature("tasks.flaky", (one, 2)), running.signature("tasks.add", (10,))
+    assert (flaky | add).apply_async(link=running.signature("tasks.stamp")).get(timeout=10) == 12
+    assert len(runs(journal, one)) == 3
+    journal.wait_for("ran", 12)
+    assert len(runs(journal, "12")) == 1
+
+
+@pytest.mark.parametrize("how", ["lost", "expired", "revoked"])
+def test_a_chain_breaks_where_a_task_ends_without_running(running: Celeriac, how: str) -> None:
+    add = running.signature("tasks.add", (1,))
+    first = {
+        "lost": running.signature("tasks.die", (key(), 100), immutable=True),
+        "expired": running.signature("tasks.add", (1, 2)).set(countdown=0.2, expires=0.1),
+        "revoked": running.signature("tasks.add", (1, 2)).set(countdown=0.2),
+    }[how]
+    result = (first | add | add).apply_async()
+    if how == "revoked":
+        result.parent.parent.revoke()
+    with pytest.raises(WorkerLostError if how == "lost" else TaskRevokedError):
+        running.AsyncResult(result.id).get(timeout=20)
 
 
 def test_a_broken_chain_fails_whoever_waits_for_its_end(running: Celeriac) -> None:
@@ -527,6 +583,22 @@ def test_a_task_unknown_here_waits_for_a_worker_that_knows_it(alone: Path, clien
         assert result.get(timeout=20) == "x"
         assert new.stop() == 0
     assert client.broker.size("celery.dead").ready == 0
+
+
+def test_results_may_be_kept_elsewhere(alone: Path) -> None:
+    """Not in one transaction with the messages, then."""
+    results = f"sqlite:///{alone}/results.db"
+    broker = f"sqlite:///{alone}/celeriac.db"
+    with (
+        Celeriac(broker=broker, backend=results, set_as_current=False) as client,
+        WorkerProcess(alone, "--result-backend", results) as worker,
+    ):
+        add = client.signature("tasks.add")
+        assert (add.clone((1, 2)) | add.clone((3,))).apply_async().get(timeout=20) == 6
+        assert client.send_task("tasks.die", ("x", 1)).get(timeout=20) == "alive"
+        assert client.send_task("tasks.flaky", ("y", 2)).get(timeout=20) == 2
+        assert worker.stop() == 0
+        assert client.broker.size("celery") == QueueSize(0, 0, 0)
 
 
 # -- transactions --------------------------------------------------------------------------------------------
@@ -605,6 +677,18 @@ def test_a_pidfile_names_the_worker_while_it_runs(alone: Path) -> None:
         assert "runs already" in second.text
         assert worker.stop() == 0
     assert not (alone / "w.pid").exists()
+
+
+def test_a_log_file_gets_what_parent_and_executors_say(alone: Path, client: Celeriac) -> None:
+    with WorkerProcess(alone, "-f", "%n.log", "-n", "w1") as worker:
+        result = client.send_task("tasks.add", (1, 2))
+        assert result.get(timeout=20) == 3
+        assert worker.stop() == 0
+    log = (alone / "w1.log").read_text()
+    assert "w1@" in log
+    assert f"Task tasks.add[{result.id}] received" in log
+    assert f"Task tasks.add[{result.id}] succeeded" in log
+    assert "succeeded" not in worker.text
 
 
 def test_purge_deletes_what_waits_before_the_start(alone: Path, client: Celeriac) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -161,20 +163,38 @@ for number in range(20):
     broker.publish([outgoing(queue, f'{os.getpid()}-{number}-{i}') for i in range(5)])
 """
     work = """
+import threading
 consumer = broker.consumer([queue], name='w')
-say('ready')
-settled = 0
-while deliveries := consumer.fetch(7, 1.0):
+told = threading.Event()
+
+def stop_when_told():
+    listen()
+    told.set()
+    consumer.wake()
+
+threading.Thread(target=stop_when_told).start()
+while not told.is_set():
+    deliveries = consumer.fetch(7, 20)
     assert not consumer.settle([Settlement(each, ACK) for each in deliveries])
-    settled += len(deliveries)
+    say(str(len(deliveries)))
 consumer.close()
-say(str(settled))
 """
+    settled: SimpleQueue[int] = SimpleQueue()
+
+    def follow(worker: Program) -> None:
+        while word := worker.hear():
+            settled.put(int(word))
+
     with Program(url, work) as first, Program(url, work) as second:
-        assert (first.hear(), second.hear()) == ("ready", "ready")
+        following = [InThread(partial(follow, each)) for each in (first, second)]
         with Program(url, publish), Program(url, publish), Program(url, publish):
-            pass
-        assert int(first.hear()) + int(second.hear()) == 300
+            total = 0
+            while total < 300:
+                total += settled.get(timeout=PATIENCE)
+        for worker, thread in zip((first, second), following, strict=True):
+            worker.tell("stop")
+            thread.result()
+    assert total == 300
     assert broker.size("q") == QueueSize(0, 0, 0)
 
 
