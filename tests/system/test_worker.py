@@ -490,10 +490,11 @@ def test_a_chain_hands_its_values_on(running: Celeriac) -> None:
 def test_a_chain_goes_on_after_a_retry(running: Celeriac, journal: Journal) -> None:
     one = key()
     flaky, add = running.signature("tasks.flaky", (one, 2)), running.signature("tasks.add", (10,))
-    assert (flaky | add).apply_async(link=running.signature("tasks.stamp")).get(timeout=10) == 12
+    link = running.signature("tasks.stamp", (two := key(),), immutable=True)
+    assert (flaky | add).apply_async(link=link).get(timeout=10) == 12
     assert len(runs(journal, one)) == 3
-    journal.wait_for("ran", 12)
-    assert len(runs(journal, "12")) == 1
+    journal.wait_for("ran", two)
+    assert len(runs(journal, two)) == 1
 
 
 @pytest.mark.parametrize("how", ["lost", "expired", "revoked"])

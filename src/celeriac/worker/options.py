@@ -49,7 +49,7 @@ class WorkerOptions:
     soft_time_limit: float | None = None
     max_tasks_per_child: int | None = None
     #: Settings given on the command line (``key=value``), already cast.
-    overrides: dict[str, object] = field(default_factory=dict)
+    overrides: dict[str, object] = field(default_factory=dict[str, object])
     color: bool | None = None
 
     def concurrency_or(self, setting: int | str | None) -> int:
