@@ -106,7 +106,7 @@ def die_once_for_all(key):
     note("ran", key)
     os.kill(os.getpid(), signal.SIGKILL)
 
-@app.task(acks_on_failure_or_timeout=False)
+@app.task(acks_on_failure=False)
 def fail_and_stay():
     raise ValueError("kept")
 

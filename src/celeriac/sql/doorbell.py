@@ -6,7 +6,7 @@ there. The kernel keeps the books: a pipe that nobody reads cannot be opened for
 its ringers 2 µs, a dead one is told apart, and a ring never blocks.
 
 It is a hint and no more. What cannot be had (another host, no permission, a file system without pipes) or gets
-lost costs the few milliseconds until the waiter looks by itself.
+lost costs the 40 ms until the waiter looks by itself.
 """
 
 from __future__ import annotations
