@@ -113,7 +113,7 @@ class AsyncResult(Generic[R_co]):
     def result(self) -> R_co | Any:
         """The return value, the exception, or the meta of a custom state; None while there is none."""
         record = self.record()
-        return None if record is None else _value_of(record)
+        return None if record is None else self._value_of(record)
 
     @property
     def info(self) -> Any:
@@ -220,8 +220,8 @@ class AsyncResult(Generic[R_co]):
             )
         record = self._wait(timeout, interval, follow_parents, on_message, on_interval)
         if record.state in PROPAGATE_STATES and propagate:
-            raise _exception_of(record)
-        value = _value_of(record)
+            raise self._value_of(record)
+        value = self._value_of(record)
         if callback is not None:
             callback(self.id, value)
         return cast("R_co", value)
@@ -232,13 +232,20 @@ class AsyncResult(Generic[R_co]):
         """The value as it is now; raises the exception of a task that failed."""
         record = self.record()
         if record is not None and record.state in PROPAGATE_STATES and propagate:
-            raise _exception_of(record)
-        value = None if record is None else _value_of(record)
+            raise self._value_of(record)
+        value = None if record is None else self._value_of(record)
         if callback is not None:
             callback(self.id, value)
         return value
 
     maybe_reraise = maybe_throw
+
+    def _value_of(self, record: Record) -> Any:
+        """What a record holds. Raises `ContentDisallowed` for content that ``result_accept_content`` leaves out."""
+        conf = self.app.conf
+        names = conf.accept_content if conf.result_accept_content is None else conf.result_accept_content
+        value = codecs.loads(record.result, record.codec, accept=codecs.accepted(names))
+        return _with_cause(value, record) if record.state in EXCEPTION_STATES else value
 
     def _wait(
         self,
@@ -449,20 +456,11 @@ class EagerResult(AsyncResult[R_co]):
         self._state = REVOKED
 
 
-def _value_of(record: Record) -> Any:
-    value = codecs.loads(record.result, record.codec)
-    return _with_cause(value, record) if record.state in EXCEPTION_STATES else value
-
-
 def _with_cause(meta: Any, record: Record) -> BaseException:
     exception = wire_errors.from_meta(meta)
     if record.traceback and exception.__cause__ is None:
         exception.__cause__ = RemoteTraceback(record.traceback)
     return exception
-
-
-def _exception_of(record: Record) -> BaseException:
-    return _with_cause(codecs.loads(record.result, record.codec), record)
 
 
 def result_from_tuple(value: Sequence[Any], app: Celeriac | None = None) -> AsyncResult[Any]:

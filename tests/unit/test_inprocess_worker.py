@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -299,21 +299,15 @@ def whereabouts(app: Celeriac, together: threading.Barrier) -> Any:
 def test_leaving_lets_the_running_end_and_gives_the_rest_back(app: Celeriac) -> None:
     gate = Gate()
     wait = gated(app, gate)
-    with running_worker(app):
+    with running_worker(app) as worker:
         running, waiting = wait.delay(1), [wait.delay(number) for number in range(2, 5)]
         gate.wait()
-        # From here on the block ends, which waits for the task, which waits for this.
-        opener = threading.Thread(target=opens_when_stopping, args=(gate, lambda: app.broker.size("celery")))
-        opener.start()
-    opener.join()
+        worker.shut_down()
+        eventually(lambda: "celeriac-fetch" not in [each.name for each in threading.enumerate()])
+        gate.open.set()
     assert running.get(timeout=1) == 1
     assert app.broker.size("celery") == QueueSize(3, 0, 0)
     assert not any(each.ready() for each in waiting)
-
-
-def opens_when_stopping(gate: Gate, size: Callable[[], QueueSize]) -> None:
-    eventually(lambda: size() == QueueSize(3, 0, 1))
-    gate.open.set()
 
 
 def test_it_may_be_stopped_twice(app: Celeriac) -> None:

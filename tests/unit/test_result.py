@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac
-from celeriac.errors import NotYetSupported, TaskError, TaskRevokedError, TimeoutError
+from celeriac.errors import ContentDisallowed, NotYetSupported, TaskError, TaskRevokedError, TimeoutError
 from celeriac.request import Request, allow_join_result, current
 from celeriac.result import AsyncResult, EagerResult, RemoteTraceback, result_from_tuple
 from celeriac.wire import codecs
@@ -328,3 +328,12 @@ def test_eager_results_call_back() -> None:
     heard: list[Any] = []
     EagerResult("i", 7, "SUCCESS").get(callback=lambda id, value: heard.append((id, value)))
     assert heard == [("i", 7)]
+
+
+def test_a_pickled_result_is_not_opened_unless_it_is_allowed(app: Celeriac) -> None:
+    for id, state, value in (("s", "SUCCESS", {1: 2}), ("f", "FAILURE", ValueError("x"))):
+        app.backend.put([Record(task_id=id, state=state, result=pickle.dumps(value), codec="pickle")])
+        with pytest.raises(ContentDisallowed, match="result_accept_content"):
+            app.AsyncResult(id).get(timeout=1)
+    app.conf.result_accept_content = ["json", "pickle"]
+    assert app.AsyncResult("s").get(timeout=1) == {1: 2}

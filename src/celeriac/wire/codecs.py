@@ -93,12 +93,15 @@ def dumps(value: Any, codec: str) -> bytes:
     return _encode(value, _named(codec))
 
 
-def loads(data: bytes, codec: str) -> Any:
-    """Read back what `dumps` wrote. For bytes of our own result store: no permission is asked.
+def loads(data: bytes, codec: str, *, accept: frozenset[str] | None = None) -> Any:
+    """Read back what `dumps` wrote; `accept` holds the content types that may be read, None for all.
 
-    Raises `DecodeError`, and `ImproperlyConfigured` where there is no such codec.
+    Raises `ContentDisallowed`, `DecodeError`, and `ImproperlyConfigured` where there is no such codec.
     """
-    return _decode(data, _named(codec))
+    found = _named(codec)
+    if accept is not None and found.content_type not in accept:
+        raise ContentDisallowed(f"a result is stored as {codec}, which result_accept_content does not allow")
+    return _decode(data, found)
 
 
 def accepted(names: Iterable[str]) -> frozenset[str]:
