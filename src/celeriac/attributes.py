@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType, MethodType
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, cast
 
 from celeriac.settings.sources import find_object
@@ -33,21 +34,29 @@ CALL_OPTIONS = (
 
 
 class FromSetting:
-    """An attribute that settings decide where the task says nothing: the first of them that is not None."""
+    """An attribute that settings decide where the task says nothing: the first of them that is not None.
 
-    def __init__(self, *settings: str) -> None:
+    `attribute` is an older one of the task's, that comes before the settings where the task has it.
+    """
+
+    def __init__(self, *settings: str, attribute: str | None = None) -> None:
         self._settings = settings
+        self._attribute = attribute
 
     def __get__(self, task: Task[..., Any] | None, owner: type) -> Any:
         if task is None:
             return None
+        if self._attribute is not None:
+            own = getattr_static(task, self._attribute, None)
+            if own is not None and not isinstance(own, FromSetting):
+                return own
         conf = task.app.conf
         return next((value for name in self._settings if (value := getattr(conf, name)) is not None), None)
 
 
-def _from_setting(*settings: str) -> Any:
+def _from_setting(*settings: str, attribute: str | None = None) -> Any:
     """A `FromSetting`, for an attribute that is annotated with the type of its value."""
-    return FromSetting(*settings)
+    return FromSetting(*settings, attribute=attribute)
 
 
 class TaskOptions:
@@ -95,8 +104,12 @@ class TaskOptions:
     track_started: bool | None = _from_setting("task_track_started")
     acks_late: bool | None = _from_setting("task_acks_late")
     acks_on_failure_or_timeout: bool | None = _from_setting("task_acks_on_failure_or_timeout")
-    acks_on_failure: bool | None = _from_setting("task_acks_on_failure", "task_acks_on_failure_or_timeout")
-    acks_on_timeout: bool | None = _from_setting("task_acks_on_timeout", "task_acks_on_failure_or_timeout")
+    acks_on_failure: bool | None = _from_setting(
+        "task_acks_on_failure", "task_acks_on_failure_or_timeout", attribute="acks_on_failure_or_timeout"
+    )
+    acks_on_timeout: bool | None = _from_setting(
+        "task_acks_on_timeout", "task_acks_on_failure_or_timeout", attribute="acks_on_failure_or_timeout"
+    )
     reject_on_worker_lost: bool | None = _from_setting("task_reject_on_worker_lost")
     retry_on_worker_lost: bool | None = _from_setting("task_retry_on_worker_lost")
     #: Exceptions that are part of normal life: logged in one line.

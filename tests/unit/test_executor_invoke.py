@@ -100,11 +100,13 @@ def test_exit_is_a_failure_and_not_the_end_of_the_executor(app: Celeriac) -> Non
 
 
 def test_a_failure_that_is_not_to_be_acked_goes_to_the_dead_letters(app: Celeriac) -> None:
-    @app.task(acks_on_failure=False)
-    def fail() -> None:
-        raise ValueError("boom")
+    for option in ("acks_on_failure", "acks_on_failure_or_timeout"):
 
-    assert isinstance(run(app, fail).outcome.disposition, DeadLetter)
+        @app.task(name=option, **{option: False})
+        def fail() -> None:
+            raise ValueError("boom")
+
+        assert isinstance(run(app, fail).outcome.disposition, DeadLetter)
 
 
 def test_retry_replaces_the_message(app: Celeriac) -> None:

@@ -93,8 +93,8 @@ class Link:
     def _receive(self) -> bytes:
         try:
             return self._line.recv(256 * 1024)
-        except ConnectionError:
-            return b""
+        except OSError:
+            return b""  # reset by the other side, or closed by this one
 
     def close(self) -> None:
         """Close both sockets; a thread in `take` or `listen` sees the end."""
