@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from types import MappingProxyType, MethodType
 from inspect import getattr_static
+from types import MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 from celeriac.settings.sources import find_object
