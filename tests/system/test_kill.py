@@ -13,7 +13,9 @@ import pytest
 from celeriac import Celeriac
 from support import WorkerProcess, eventually
 
+#: Random kills, each under load; `make soak` does more.
 ROUNDS = 100
+SOAK_ROUNDS = 2000
 
 TASKS = """
 import os, time
@@ -53,6 +55,15 @@ def runs(folder: Path, what: str) -> Counter[int]:
 
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_whatever_is_killed(folder: Path, client: Celeriac) -> None:
+    kill_at_random(folder, client, ROUNDS)
+
+
+@pytest.mark.soak
+def test_nothing_is_lost_in_a_long_run(folder: Path, client: Celeriac) -> None:
+    kill_at_random(folder, client, SOAK_ROUNDS)
+
+
+def kill_at_random(folder: Path, client: Celeriac, rounds: int) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -61,7 +72,7 @@ def test_nothing_is_lost_whatever_is_killed(folder: Path, client: Celeriac) -> N
     results: dict[int, object] = {}
     again = 0
     try:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             batch = {
                 number: client.send_task("tasks.note", (number, chance.choice((0, 0, 0.001, 0.02))))
                 for number in (next(numbers) for _ in range(chance.randrange(5, 60)))
