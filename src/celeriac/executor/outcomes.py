@@ -16,9 +16,9 @@ from celeriac.executor.run import Run
 from celeriac.states import FAILURE, IGNORED, READY_STATES, REJECTED, RETRY
 from celeriac.wire import codecs
 from celeriac.wire import errors as wire_errors
-from celeriac.wire.disposition import ACK, DeadLetter, Defer, Disposition, Return
+from celeriac.wire.disposition import ACK, Ack, DeadLetter, Defer, Disposition, Return
 from celeriac.wire.envelope import Outgoing
-from celeriac.wire.frames import Call, Outcome, Update, encode
+from celeriac.wire.frames import Call, Outcome, Update, decode_up, encode
 from celeriac.wire.record import Record
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ def outcome_of(run: Run, ended: Ended) -> tuple[Outcome, Ended]:
         return _sendable(_build(run, failed)), failed
     except Exception as exc:  # boundary: nor can its failure be recorded; the message is kept with the reason
         logger.exception("Task %s: its failure cannot be recorded", run.log_name)
-        return Outcome(run.call.number, FAILURE, _dead(f"{type(exc).__name__}: {exc}")), failed
+        return refused(run.app, run.call, exc), failed
 
 
 def _sendable(outcome: Outcome) -> Outcome:
-    """The outcome, if it can be put into a frame; raises what encoding raises."""
-    encode(outcome)
+    """The outcome, if the worker can read its frame; raises what encoding and decoding raise."""
+    frame = encode(outcome)
+    if outcome.follow or not isinstance(outcome.disposition, Ack):
+        decode_up(frame)  # these hold what users gave: a priority, say, that is no number
     return outcome
 
 
