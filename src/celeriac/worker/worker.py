@@ -87,7 +87,7 @@ class Worker:
         )
         #: Every delivery this worker holds and has not settled, by the delivery and by what it calls.
         self._borrowed: dict[Delivery, Work] = {}
-        self._by_id: dict[tuple[str, int] | None, Work] = {}
+        self._by_key: dict[tuple[str, int] | None, Work] = {}
         #: How many deliveries are being settled before they run; set when none is.
         self._settling_first, self._settled_first = 0, asyncio.Event()
         self._shutdown: asyncio.Future[Shutdown] | None = None
@@ -229,13 +229,13 @@ class Worker:
                 now=now,
             )
             work = Work(delivery, admission.task, admission.info, admission.verdict)
-            running = self._by_id.get(work.key)
+            running = self._by_key.get(work.key)
             if running is not None and delivery.redelivered and not running.decided and not running.settled:
                 self._adopt(running, delivery)
                 continue
             self._borrowed[delivery] = work
             if work.key:
-                self._by_id[work.key] = work
+                self._by_key[work.key] = work
             if log:
                 logger.info("Task %s[%s] received", work.task or "?", work.task_id)
             if self._draining:
@@ -260,6 +260,7 @@ class Worker:
         self._borrowed[delivery] = running
 
     def _settle_first(self, work: Work, then: Callable[[bool], None]) -> None:
+        work.decided = True
         self._settling_first += 1
         self._settled_first.clear()
 
@@ -336,8 +337,8 @@ class Worker:
     def _finish(self, work: Work) -> None:
         """This worker has nothing more to do with a delivery."""
         self._borrowed.pop(work.delivery, None)
-        if self._by_id.get(work.key) is work:
-            del self._by_id[work.key]
+        if self._by_key.get(work.key) is work:
+            del self._by_key[work.key]
 
     # -- what goes wrong ------------------------------------------------------------------------------------
 
