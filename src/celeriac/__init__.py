@@ -22,7 +22,7 @@ from celeriac.ids import uuid
 from celeriac.request import Request
 from celeriac.result import AsyncResult, EagerResult
 from celeriac.task import Task
-from celeriac.topology import Binding, Exchange, Queue
+from celeriac.topology import Binding, Broadcast, Exchange, Queue
 
 __version__ = "0.1.0"
 VERSION = __version__
@@ -44,6 +44,7 @@ __all__ = [
     "maybe_signature",
     "Control",
     "Queue",
+    "Broadcast",
     "Exchange",
     "Binding",
     "uuid",

@@ -42,7 +42,8 @@ class Publisher:
 
     1. `lay_out`: options of call, task and route are merged, and make a message and its bytes.
     2. `publish`: the broker takes it; where the connection is lost, once more, until the deadline.
-    3. `send` is both, with signals, and gives the result to come.
+    3. `send` is both, with signals, and gives the result to come; `prepare` and `sent` are what of it comes before
+       and after `publish`, for those who publish otherwise.
     4. `follow_ups` and `retry_of` lay out what a worker publishes when a call ended.
 
     Thread-safe.
@@ -70,8 +71,7 @@ class Publisher:
         task: Task[..., Any] | None,
     ) -> AsyncResult[Any]:
         """Publish one call and return its result to come. Options and errors as `Task.apply_async` has them."""
-        message, outgoing = self.lay_out(name, args, kwargs, options, task=task)
-        self._announce(message, outgoing)
+        message, outgoing = self.prepare(name, args, kwargs, options, task=task)
         transaction = options.get("connection")
         self.publish(
             [outgoing],
@@ -79,10 +79,28 @@ class Publisher:
             retry=options.get("retry"),
             retry_policy=options.get("retry_policy"),
         )
+        return self.sent(message, outgoing, options)
+
+    def prepare(
+        self,
+        name: str,
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        task: Task[..., Any] | None,
+    ) -> tuple[Message, Outgoing]:
+        """What comes before `publish`: `lay_out`, and the signal `before_task_publish`."""
+        message, outgoing = self.lay_out(name, args, kwargs, options, task=task)
+        self._announce(message, outgoing)
+        return message, outgoing
+
+    def sent(self, message: Message, outgoing: Outgoing, options: Mapping[str, Any]) -> AsyncResult[Any]:
+        """What comes after `publish`: the signal `after_task_publish`, and the result to come."""
         if signals.after_task_publish.connections:
-            signals.after_task_publish.send(sender=name, **_published(message, outgoing))
+            signals.after_task_publish.send(sender=message.task, **_published(message, outgoing))
         result: AsyncResult[Any] = AsyncResult(
-            message.id, app=self._app, task_name=name, ignored=message.ignore_result is True
+            message.id, app=self._app, task_name=message.task, ignored=message.ignore_result is True
         )
         parent = running()
         if parent is not None and options.get("add_to_parent") is not False:
@@ -185,8 +203,11 @@ class Publisher:
             time.sleep(pause)
             try:
                 self._app.broker.publish(batch)
-            except OperationalError as exc:
+            except PublishFailed as exc:
                 failure = exc
+            except OperationalError as exc:
+                failure = PublishFailed(str(exc), ids=[each.envelope.task_id for each in batch])
+                failure.__cause__ = exc
             else:
                 return
         raise failure
@@ -207,6 +228,7 @@ class Publisher:
     def retry_of(self, request: Request, retry: Retry) -> Outgoing:
         """See `Celeriac.retry_of`. It goes back to the queue the call came from, unless its options say otherwise."""
         options = dict(retry.sig.options)
+        options["parent_id"] = request.id  # wire-protocol §1.7
         if request.queue and not options.keys() & {"queue", "exchange", "routing_key"}:
             options["queue"] = request.queue
             options["exchange"], options["routing_key"] = "", request.queue

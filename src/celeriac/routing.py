@@ -83,7 +83,7 @@ class Router:
         rules: Sequence[_Rule] = (),
         missing: Callable[[str], Queue] | None = None,
     ) -> None:
-        #: By name, those of ``task_queues`` and, as they come up, the ones created on the way.
+        #: By the name they are known as, those of ``task_queues`` and, as they come up, the ones created on the way.
         self.queues = dict(queues)
         self._default = default
         self._rules = rules
@@ -170,6 +170,8 @@ class Router:
             exchange = cast("Exchange", own).name
         if key is None:
             key = (queue or self._default).routing_key or self._default.name
+        if queue is not None and queue.alias and queue.is_fanout:
+            queue = None  # each worker declares its own; ours would be one that nobody reads
         return Route(exchange=_name(exchange), routing_key=key, queue=queue, options=options)
 
     def _queue_of(self, value: Any, *, needed: bool) -> Queue | None:
@@ -180,9 +182,9 @@ class Router:
 
 
 def queues_of(settings: Settings) -> dict[str, Queue]:
-    """The queues of ``task_queues`` by name; without it, the default queue."""
+    """The queues of ``task_queues`` by the name they are known as; without it, the default queue."""
     queues = settings.task_queues or (Queue(settings.task_default_queue),)
-    return {queue.name: _completed(queue, settings) for queue in queues}
+    return {queue.known_as: _completed(queue, settings) for queue in queues}
 
 
 def queues_to_consume(
@@ -194,7 +196,7 @@ def queues_to_consume(
     """
     router = Router.of(settings)
     chosen = [router.queue(name) for name in names] if names else list(router.queues.values())
-    return [queue for queue in chosen if queue.name not in exclude]
+    return [queue for queue in chosen if queue.known_as not in exclude]
 
 
 def _completed(queue: Queue, settings: Settings) -> Queue:
@@ -208,10 +210,17 @@ def _completed(queue: Queue, settings: Settings) -> Queue:
     return replace(
         queue,
         exchange=exchange,
-        routing_key=queue.routing_key or settings.task_default_routing_key or queue.name,
+        routing_key=queue.routing_key
+        or settings.task_default_routing_key
+        or _default_key(exchange, queue, settings),
         max_priority=settings.task_queue_max_priority if queue.max_priority is None else queue.max_priority,
         queue_arguments=arguments,
     )
+
+
+def _default_key(exchange: Exchange, queue: Queue, settings: Settings) -> str:
+    """On Redis a fanout message is published under its key, which Celery's workers must have subscribed to."""
+    return settings.task_default_queue if exchange.type == "fanout" else queue.name
 
 
 def _creator(settings: Settings) -> Callable[[str], Queue]:

@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
+from uuid import uuid4
 
 from celeriac.errors import ImproperlyConfigured
 
-__all__ = ["Binding", "Exchange", "ExchangeType", "Queue", "matches", "queues_for"]
+__all__ = ["Binding", "Broadcast", "Exchange", "ExchangeType", "Queue", "matches", "queues_for"]
 
 ExchangeType = Literal["direct", "topic", "fanout", "headers"]
 _TYPES = frozenset(get_args(ExchangeType))
@@ -71,6 +72,8 @@ class Queue:
     max_length_bytes: int | None = None
     max_priority: int | None = None
     no_ack: bool = False
+    #: The name it goes by in routes and on command lines, where that is not its own (`Broadcast`).
+    alias: str | None = None
     queue_arguments: dict[str, Any] = field(default_factory=_no_arguments)
     binding_arguments: dict[str, Any] = field(default_factory=_no_arguments)
     consumer_arguments: dict[str, Any] = field(default_factory=_no_arguments)
@@ -87,6 +90,16 @@ class Queue:
             key = self.routing_key or (self.name if exchange.type == "direct" else "")
             own = (Binding(exchange, key, self.binding_arguments),)
         return own + self.bindings
+
+    @property
+    def known_as(self) -> str:
+        """What routes and command lines call it."""
+        return self.alias or self.name
+
+    @property
+    def is_fanout(self) -> bool:
+        """It gets what is published to its exchange, whatever the routing key."""
+        return self.exchange is not None and self.exchange.type == "fanout"
 
     @property
     def dead(self) -> str:
@@ -119,6 +132,30 @@ class Queue:
         )
 
 
+def Broadcast(  # noqa: N802 kombu's name; what it makes is a queue
+    name: str | None = None,
+    queue: str | None = None,
+    unique: bool = False,
+    auto_delete: bool = True,
+    exchange: Exchange | None = None,
+    alias: str | None = None,
+    **options: Any,
+) -> Queue:
+    """A queue of this worker's own (``bcast.<uuid>``) on a fanout exchange: every worker gets each message.
+
+    `name` is that of the exchange, and what routes call the queue. `unique`: even where `queue` gives a name.
+    """
+    prefix = queue or "bcast"
+    own = queue if queue and not unique else f"{prefix}.{uuid4()}"
+    return Queue(
+        own,
+        exchange or Exchange(name or own, "fanout"),
+        auto_delete=auto_delete,
+        alias=alias or name,
+        **options,
+    )
+
+
 _PLAIN = (
     "durable",
     "exclusive",
@@ -129,6 +166,7 @@ _PLAIN = (
     "max_length_bytes",
     "max_priority",
     "no_ack",
+    "alias",
     "queue_arguments",
     "binding_arguments",
     "consumer_arguments",

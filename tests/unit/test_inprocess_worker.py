@@ -16,6 +16,7 @@ from celeriac.brokers.base import BrokerOptions, QueueSize
 from celeriac.brokers.dead import DEAD_REASON
 from celeriac.brokers.memory import MemoryBroker
 from celeriac.errors import (
+    ConnectionLost,
     Ignore,
     ImproperlyConfigured,
     NotRegistered,
@@ -27,6 +28,7 @@ from celeriac.errors import (
 from celeriac.inprocess import InProcessWorker
 from celeriac.testing.faults import FaultyBackend, FaultyBroker
 from celeriac.testing.worker import running_worker
+from celeriac.topology import Queue
 from celeriac.worker.admission import UNKNOWN_HEADER, UNKNOWN_TRIES
 from celeriac.worker.options import WorkerOptions
 from support import dead_letters, eventually
@@ -367,6 +369,71 @@ def test_a_broker_that_fails_three_times_costs_nothing(
         with running_worker(app):
             assert [each.get(timeout=20) for each in results] == list(range(1, 21))
         assert broker.inner.size("celery").unsettled == 0
+
+
+def test_a_worker_waits_for_a_broker_that_is_away_when_it_starts(
+    servers: tuple[FaultyBroker, FaultyBackend],
+) -> None:
+    broker, backend = servers
+    with Celeriac("tests", broker=broker, backend=backend, set_as_current=False) as app:
+        add = adder(app)
+        broker.faults.fail("consumer", *["before"] * 3)
+        with running_worker(app):
+            assert add.delay(1, 2).get(timeout=10) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"broker_connection_retry": False},
+        {"broker_connection_retry_on_startup": False},
+        {"broker_connection_max_retries": 1},
+    ],
+)
+def test_a_worker_that_may_not_wait_for_its_broker_ends(
+    servers: tuple[FaultyBroker, FaultyBackend], settings: dict[str, Any]
+) -> None:
+    broker, backend = servers
+    broker.faults.fail("consumer", forever=True)
+    with Celeriac("tests", broker=broker, backend=backend, set_as_current=False, **settings) as app:
+        with pytest.raises(ConnectionLost), running_worker(app):
+            pytest.fail("it started")
+
+
+def test_a_worker_can_be_stopped_while_it_looks_for_its_broker(
+    servers: tuple[FaultyBroker, FaultyBackend],
+) -> None:
+    broker, backend = servers
+    broker.faults.fail("consumer", forever=True)
+    with Celeriac("tests", broker=broker, backend=backend, set_as_current=False) as app:
+        worker = InProcessWorker(
+            app, WorkerOptions(app="tests", concurrency=1), servers=(broker, backend), quiet=True
+        )
+        starting = threading.Thread(target=worker.start)
+        starting.start()
+        eventually(lambda: worker.worker is not None)
+        worker.stop()
+        starting.join(10)
+        assert not starting.is_alive()
+
+
+def test_beside_what_may_have_killed_a_worker_nothing_is_held_in_wait(app: Celeriac) -> None:
+    """A worker died of one message, nobody knows which: those that wait for it must not be counted again."""
+    gate = Gate()
+    wait = gated(app, gate)
+    results = [wait.delay(number) for number in range(20)]
+    broker = app.broker
+    assert isinstance(broker, MemoryBroker)
+    dead = broker.consumer([Queue("celery")], name="dead")
+    assert len(dead.fetch(20, 0)) == 20
+    with broker.server.changed:
+        broker.server.remove(dead._holder, died=True)  # pyright: ignore[reportPrivateUsage]
+    with running_worker(app, concurrency=2):
+        gate.wait()
+        gate.wait()
+        eventually(lambda: broker.size("celery") == QueueSize(18, 0, 2))
+        gate.open.set()
+        assert [each.get(timeout=10) for each in results] == list(range(20))
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

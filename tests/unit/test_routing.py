@@ -11,7 +11,7 @@ import pytest
 from celeriac.errors import ImproperlyConfigured, QueueNotFound
 from celeriac.routing import Route, Router, queues_to_consume
 from celeriac.settings import Settings
-from celeriac.topology import Exchange, Queue
+from celeriac.topology import Broadcast, Exchange, Queue
 
 
 def route(settings: dict[str, Any], task: str = "feed.tasks.load", **options: Any) -> Route:
@@ -209,3 +209,12 @@ def test_bad_routes_say_what_is_wrong(routes: Any, message: str) -> None:
 def test_static_routes_are_asked_for_once() -> None:
     router = Router.of(Settings(task_routes={"feed.*": "web"}))
     assert router.route("feed.a", {}) is router.route("feed.a", {})
+
+
+def test_a_broadcast_queue_is_named_by_its_alias_and_not_declared_by_who_publishes() -> None:
+    settings = Settings(task_queues=[Queue("web"), Broadcast("news")])
+    route = Router.of(settings).route("tasks.add", {"queue": "news"})
+    assert (route.exchange, route.queue) == ("news", None)
+    (consumed,) = queues_to_consume(settings, ["news"])
+    assert consumed.name.startswith("bcast.")
+    assert [each.known_as for each in queues_to_consume(settings, exclude=["web"])] == ["news"]

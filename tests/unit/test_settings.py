@@ -92,7 +92,6 @@ def test_every_setting_of_celery_5_7_exists() -> None:
         ("broker_url", None),
         ("broker_transport_options", {}),
         ("broker_connection_timeout", 4),
-        ("broker_connection_max_retries", 100),
         ("broker_native_delayed_delivery_queue_type", "quorum"),
         ("broker_pool_limit", 10),
         ("broker_use_ssl", False),
@@ -152,6 +151,7 @@ def test_defaults_that_are_not_celerys() -> None:
     deviating = {name: (f.default, f.celery_default) for name, f in FIELDS.items() if f.deviates}
     assert deviating == {
         "broker_heartbeat": (6, 120),
+        "broker_connection_max_retries": (None, 100),
         "task_acks_late": (True, False),
         "worker_hijack_root_logger": (False, True),
         "worker_redirect_stdouts": (False, True),

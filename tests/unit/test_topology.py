@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from celeriac.errors import ImproperlyConfigured
-from celeriac.topology import Binding, Exchange, Queue, matches, queues_for
+from celeriac.topology import Binding, Broadcast, Exchange, Queue, matches, queues_for
 
 # -- topic ---------------------------------------------------------------------------------------------------
 
@@ -206,3 +206,21 @@ def test_queues_are_read_from_names_ours_and_kombus():
 
 def test_dead_letters_have_a_queue_beside():
     assert Queue("web").dead == "web.dead"
+
+
+def test_a_broadcast_queue_is_the_workers_own_and_goes_by_the_name_of_its_exchange() -> None:
+    first, second = Broadcast("news"), Broadcast("news")
+    assert first.name.startswith("bcast.") and first.name != second.name
+    assert first.exchange == second.exchange == Exchange("news", "fanout")
+    assert (first.alias, first.known_as, first.auto_delete, first.is_fanout) == ("news", "news", True, True)
+
+
+def test_a_broadcast_queue_may_be_named() -> None:
+    assert Broadcast("news", queue="mine").name == "mine"
+    assert Broadcast("news", queue="mine", unique=True).name.startswith("mine.")
+    assert Broadcast("news", alias="all").known_as == "all"
+
+
+def test_other_queues_are_known_by_their_names() -> None:
+    assert Queue("q").known_as == "q"
+    assert not Queue("q").is_fanout

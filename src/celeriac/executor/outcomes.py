@@ -6,13 +6,14 @@ import inspect
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from celeriac.errors import EncodeError, Reject, Retry, WireError
 from celeriac.executor.ended import Ended
 from celeriac.executor.run import Run
+from celeriac.result import AsyncResult
 from celeriac.states import FAILURE, IGNORED, READY_STATES, REJECTED, RETRY
 from celeriac.wire import codecs
 from celeriac.wire import errors as wire_errors
@@ -130,6 +131,9 @@ def _after_success(run: Run, value: Any) -> list[Outgoing]:
         # Reversed on the wire: the last element runs next and takes the rest along.
         *rest, following = message.chain
         follow += run.app.follow_ups(following, args=(value,), request=run.request, chain=rest)
+    if run.task.trail:
+        for each in follow:
+            run.request.add_child(AsyncResult(each.envelope.task_id, app=run.app))
     return follow
 
 
@@ -199,6 +203,7 @@ def _shell(run: Run, ended: Ended, *, task_id: str) -> Record:
             retries=run.message.retries,
             group_id=run.message.group,
             parent_id=run.message.parent_id,
+            reply_to=run.message.reply_to or None,
         ),
     )
 
@@ -221,12 +226,24 @@ def _extended(run: Run, record: Record) -> Record:
     return msgspec.structs.replace(
         record,
         name=message.task,
-        args=codecs.dumps(list(message.args), record.codec),
-        kwargs=codecs.dumps(dict(message.kwargs), record.codec),
+        args=_shown(list(message.args), record.codec),
+        kwargs=_shown(dict(message.kwargs), record.codec),
         worker=run.request.hostname,
         queue=run.call.queue or None,
         stamps=message.stamps or None,
     )
+
+
+def _shown(value: Any, codec: str) -> bytes:
+    """Arguments for people to look at: what the codec of results does not know is written as its repr."""
+    try:
+        return codecs.dumps(value, codec)
+    except EncodeError:
+        if isinstance(value, dict):
+            return codecs.dumps(
+                {key: repr(each) for key, each in cast("dict[str, Any]", value).items()}, codec
+            )
+        return codecs.dumps([repr(each) for each in value], codec)
 
 
 def progress(run: Run, state: str, meta: Any = None) -> Record:
@@ -246,6 +263,7 @@ def progress(run: Run, state: str, meta: Any = None) -> Record:
             retries=run.message.retries,
             group_id=run.message.group,
             parent_id=run.message.parent_id,
+            reply_to=run.message.reply_to or None,
         ),
     )
 
@@ -269,5 +287,6 @@ def refused(app: Celeriac, call: Call, exc: Exception) -> Outcome:
             result=codecs.dumps(wire_errors.to_meta(exc, codec), codec),
             codec=codec,
             date_done=datetime.now(UTC),
+            reply_to=call.envelope.properties.get("reply_to") or None,
         )
     return Outcome(call.number, FAILURE, _dead(reason), record)

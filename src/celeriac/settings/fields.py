@@ -99,25 +99,22 @@ class BrokerSettings:
         4,
         "BROKER_CONNECTION_TIMEOUT",
         "How long opening a connection may take. None: as the driver has it.",
-        later=True,
     )
     broker_connection_retry: bool = setting(
         True,
         "BROKER_CONNECTION_RETRY",
         "A worker that lost its broker tries to find it again; else it exits.",
-        later=True,
     )
     broker_connection_retry_on_startup: bool | None = setting(
         None,
         "BROKER_CONNECTION_RETRY_ON_STARTUP",
         "The same, for a broker that is away when the worker starts. None: as `broker_connection_retry`.",
-        later=True,
     )
     broker_connection_max_retries: int | None = setting(
-        100,
+        None,
         "BROKER_CONNECTION_MAX_RETRIES",
         "Attempts to connect before a worker gives up. None: for ever.",
-        later=True,
+        celery=100,
         least=0,
     )
     broker_channel_error_retry: bool = setting(
@@ -127,7 +124,6 @@ class BrokerSettings:
         None,
         "BROKER_FAILOVER_STRATEGY",
         "Which of several URLs is next: `round-robin` or `shuffle`. None: `round-robin`.",
-        later=True,
     )
     broker_heartbeat: Seconds | None = setting(
         6,
@@ -135,7 +131,6 @@ class BrokerSettings:
         "Interval of AMQP heartbeats; a dead worker's messages are handed out again after two of them. 0 or "
         "None: off.",
         celery=120,
-        later=True,
     )
     broker_heartbeat_checkrate: float = setting(
         3.0,
@@ -144,19 +139,17 @@ class BrokerSettings:
         later=True,
     )
     broker_login_method: str | None = setting(
-        None, "BROKER_LOGIN_METHOD", "SASL mechanism of AMQP, such as `PLAIN` or `EXTERNAL`.", later=True
+        None, "BROKER_LOGIN_METHOD", "SASL mechanism of AMQP, such as `PLAIN` or `EXTERNAL`."
     )
     broker_native_delayed_delivery_queue_type: QueueType = setting(
         "quorum",
         "BROKER_NATIVE_DELAYED_DELIVERY_QUEUE_TYPE",
         "Type of the queues in which messages for later wait on RabbitMQ.",
-        later=True,
     )
     broker_pool_limit: int | None = setting(
         10,
         "BROKER_POOL_LIMIT",
         "Connections a process may hold open to publish. 0 or None: one for each use.",
-        later=True,
         least=0,
     )
     broker_pool_acquire_timeout: Seconds | None = setting(
@@ -174,7 +167,6 @@ class BrokerSettings:
         False,
         "BROKER_USE_SSL",
         "Talk TLS to the broker; a dict gives certificates and how to verify.",
-        later=True,
     )
     broker_host: str | None = setting(
         None, "BROKER_HOST", "Host, where the server is given in parts.", later=True

@@ -97,6 +97,14 @@ class Dispatcher:
         if executor in self.executors:
             self.executors.remove(executor)
 
+    def free(self) -> int:
+        """Slots with nothing to do and nothing waiting for them."""
+        return sum(each.slots for each in self.executors) - self.held()
+
+    def held(self) -> int:
+        """Deliveries that run here or wait for it."""
+        return sum(len(each.handed) + each.reserved for each in self.executors) + len(self.backlog)
+
     def room(self) -> int:
         """How many deliveries the executors could use beyond those that are here."""
         now = time.monotonic()

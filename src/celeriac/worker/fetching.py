@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,9 +15,10 @@ from celeriac.backends.base import ResultBackend
 from celeriac.brokers.base import Consumer, Delivery
 from celeriac.clock import Clock
 from celeriac.errors import OperationalError
+from celeriac.settings import Settings
 from celeriac.states import SUCCESS
 
-__all__ = ["Backoff", "Fetched", "Fetcher", "Revocations"]
+__all__ = ["Backoff", "Fetched", "Fetcher", "Retries", "Revocations"]
 
 logger = logging.getLogger("celeriac.worker")
 
@@ -27,21 +29,44 @@ _WAIT = 5.0
 
 
 class Backoff:
-    """Growing pauses with jitter: 0.1, 0.2, 0.4 … `ceiling` seconds, each ± a quarter."""
+    """Growing pauses with jitter: 0.1, 0.2, 0.4 … `ceiling` seconds, each ± a quarter; `retries` of them, None:
+    for ever."""
 
-    def __init__(self, ceiling: float = 5.0) -> None:
+    def __init__(self, ceiling: float = 5.0, *, retries: int | None = None) -> None:
         self._ceiling = ceiling
+        self._retries = retries
         self._failures = 0
 
     def next(self) -> float:
         """Seconds to wait after one more failure."""
         self._failures += 1
-        return min(self._ceiling, 0.05 * 2**self._failures) * random.uniform(0.75, 1.25)
+        return min(self._ceiling, 0.05 * 2 ** min(self._failures, 30)) * random.uniform(0.75, 1.25)
+
+    def after(self, exc: BaseException) -> float:
+        """The same; raises `exc` when all retries are used up."""
+        if self._retries is not None and self._failures >= self._retries:
+            raise exc
+        return self.next()
 
     def reset(self) -> bool:
         """It worked. True if it had failed before."""
         failed, self._failures = self._failures > 0, 0
         return failed
+
+
+class Retries(NamedTuple):
+    """How often a worker tries to find a broker that is away; None: until it is back."""
+
+    running: int | None
+    on_startup: int | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Retries:
+        """What ``broker_connection_retry`` and its like say."""
+        most = settings.broker_connection_max_retries
+        running = most if settings.broker_connection_retry else 0
+        on_startup = settings.broker_connection_retry_on_startup
+        return cls(running, running if on_startup is None else most if on_startup else 0)
 
 
 class Revocations:
@@ -85,6 +110,7 @@ class Fetcher:
         backend: ResultBackend | None,
         *,
         clock: Clock,
+        retries: int | None = None,
         deliver: Callable[[Fetched], None],
         crashed: Callable[[BaseException], None],
     ) -> None:
@@ -93,6 +119,7 @@ class Fetcher:
         self._revocations = Revocations(backend, clock) if backend is not None else None
         self._deliver = deliver
         self._crashed = crashed
+        self._retries = retries
         self._room = 0
         #: Fetched, but not taken into account by the loop yet.
         self._under_way = 0
@@ -125,7 +152,7 @@ class Fetcher:
             self._thread.join()
 
     def _main(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(retries=self._retries)
         try:
             while limit := self._wait_for_room():
                 try:
@@ -170,7 +197,7 @@ class Fetcher:
         return revoked, {each.task_id for each in records if each is not None and each.state == SUCCESS}
 
     def _pause(self, backoff: Backoff, exc: OperationalError) -> None:
-        delay = backoff.next()
+        delay = backoff.after(exc)
         logger.error("broker: %s; next try in %.1fs", exc, delay)
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, delay)

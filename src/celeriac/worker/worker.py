@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from celeriac.backends.base import ResultBackend
 from celeriac.brokers.base import Broker, Completion, Consumer, Delivery, Settlement
 from celeriac.clock import Clock, SystemClock
-from celeriac.errors import OperationalError
+from celeriac.errors import ConnectionLost, OperationalError
 from celeriac.settings import Settings
 from celeriac.topology import Queue
 from celeriac.wire.disposition import ACK, DeadLetter, Disposition, Return
@@ -20,8 +19,10 @@ from celeriac.worker.admission import admit
 from celeriac.worker.completion import Completer, completion_of
 from celeriac.worker.dispatch import Dispatcher
 from celeriac.worker.executor import Executor
-from celeriac.worker.fetching import Fetched, Fetcher
+from celeriac.worker.fetching import Backoff, Fetched, Fetcher, Retries
+from celeriac.worker.leases import LeaseKeeper
 from celeriac.worker.limits import Limits
+from celeriac.worker.pacing import Pacer
 from celeriac.worker.pool import Pool
 from celeriac.worker.work import Work
 
@@ -73,9 +74,9 @@ class Worker:
         self._on_ready = on_ready
         self._lease = settings.worker_lease
         self._max_deliveries = settings.task_max_deliveries
+        self._retries = Retries.of(settings)
         self._max_tasks_per_child = max_tasks_per_child or settings.worker_max_tasks_per_child
-        self.pool = pool
-        self.concurrency = concurrency
+        self.pool, self.concurrency = pool, concurrency
         self._dispatcher = Dispatcher(
             Limits(
                 soft=settings.task_soft_time_limit if soft_time_limit is None else soft_time_limit,
@@ -85,6 +86,7 @@ class Worker:
             give_back=self._give_back,
             settle_first=self._settle_first,
         )
+        self._pacer = Pacer(self._dispatcher)
         #: Every delivery this worker holds and has not settled, by the delivery and by what it calls.
         self._borrowed: dict[Delivery, Work] = {}
         self._by_key: dict[tuple[str, int] | None, Work] = {}
@@ -95,8 +97,7 @@ class Worker:
         self._asked: Shutdown | None = None
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._started = False
-        self._draining = False
+        self._started = self._draining = False
         self._cold = False
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -107,16 +108,19 @@ class Worker:
         self._shutdown = self._loop.create_future()
         if self._asked is not None:
             self._begin_shutdown(self._asked)
-        consumer = await self._loop.run_in_executor(None, self._register)
+        consumer = await self._register()
+        if consumer is None:
+            return
         completer = Completer(consumer.unit(self._backend), consumer, call=self._call, crashed=self._crashed)
         fetcher = Fetcher(
             consumer,
             self._backend,
             clock=self._clock,
+            retries=self._retries.running,
             deliver=self._deliver,
             crashed=self._crashed,
         )
-        lease = _Lease(consumer, self._lease / 5, lost=self._leases_lost, crashed=self._crashed)
+        lease = LeaseKeeper(consumer, self._lease / 5, lost=self._leases_lost, crashed=self._crashed)
         self._consumer, self._completer, self._fetcher = consumer, completer, fetcher
         completer.start()
         lease.start()
@@ -124,7 +128,7 @@ class Worker:
             await self.pool.open(self.concurrency, self)
             fetcher.start()
             self._started = True
-            self._ask_for_more()
+            self._pacer.open(fetcher.set_room)
             logger.info("%s ready.", self.name)
             if self._on_ready is not None:
                 self._on_ready()
@@ -132,12 +136,25 @@ class Worker:
             await self._wind_down(how)
         finally:
             self._dispatcher.close()
+            self._pacer.close()
             await self._loop.run_in_executor(None, self._leave, lease)
         if self._failure is not None:
             raise self._failure
 
-    def _register(self) -> Consumer:
-        return self._broker.consumer(self._queues, name=self.name)
+    async def _register(self) -> Consumer | None:
+        """Be known to the broker, as soon as it is there; None if it is time to end before."""
+        assert self._loop is not None and self._shutdown is not None
+        backoff = Backoff(retries=self._retries.on_startup)
+        while not self._shutdown.done():
+            try:
+                return await self._loop.run_in_executor(
+                    None, lambda: self._broker.consumer(self._queues, name=self.name)
+                )
+            except ConnectionLost as exc:
+                delay = backoff.after(exc)
+                logger.error("broker: %s; next try in %.1fs", exc, delay)
+                await asyncio.wait({self._shutdown}, timeout=delay)
+        return None
 
     def shut_down(self, how: Shutdown = Shutdown.WARM) -> None:
         """Begin to end, or end faster. Any thread; returns at once."""
@@ -156,6 +173,7 @@ class Worker:
         """Fetch no more, give back what was not started, let the rest end."""
         assert self._loop is not None
         self._draining = True
+        self._pacer.close()
         await self._loop.run_in_executor(None, self._fetcher.stop)
         self._give_back_unstarted()
         if how is Shutdown.COLD:
@@ -179,7 +197,7 @@ class Worker:
         for work in works:
             self._settle(work, Return())
 
-    def _leave(self, lease: _Lease) -> None:
+    def _leave(self, lease: LeaseKeeper) -> None:
         """Settle what is decided, then leave the broker: it hands out again at once what is left."""
         if self._started:
             self._fetcher.stop()
@@ -245,8 +263,10 @@ class Worker:
             else:
                 ready.append(work)
         if ready:
-            self._dispatcher.add(ready)
-        self._ask_for_more()
+            kept, others = self._pacer.sift(ready)
+            self._give_back(others)
+            self._dispatcher.add(kept)
+        self._pacer.update()
 
     def _adopt(self, running: Work, delivery: Delivery) -> None:
         """The same call is here already, under an older claim: from now on it runs for this one."""
@@ -278,10 +298,6 @@ class Worker:
 
         self._completer.submit(Completion(Settlement(work.delivery, ACK)), settled)
 
-    def _ask_for_more(self) -> None:
-        if self._started and not self._draining:
-            self._fetcher.set_room(self._dispatcher.room())
-
     # -- complete -------------------------------------------------------------------------------------------
 
     def outcome(self, executor: Executor, outcome: Outcome) -> None:
@@ -311,7 +327,7 @@ class Worker:
     def outcomes_read(self) -> None:
         """All outcomes that had come were taken: hand out more."""
         self._dispatcher.pump()
-        self._ask_for_more()
+        self._pacer.update()
 
     def update(self, executor: Executor, update: Update) -> None:
         """A running call has a new state."""
@@ -345,7 +361,7 @@ class Worker:
     def executor_ready(self, executor: Executor) -> None:
         """An executor waits for calls."""
         self._dispatcher.join(executor)
-        self._ask_for_more()
+        self._pacer.update()
 
     def executor_died(self, executor: Executor, how: str) -> None:
         """An executor is gone: the calls it had not started go elsewhere, the running ones lost an attempt."""
@@ -363,7 +379,7 @@ class Worker:
         else:
             dispatcher.put_first(unstarted)
             dispatcher.pump()
-            self._ask_for_more()
+            self._pacer.update()
 
     def _lost_with_executor(self, work: Work, how: str) -> None:
         if work.lost:
@@ -416,42 +432,3 @@ class Worker:
         for work in lost:
             if not work.started:
                 self._finish(work)
-
-
-class _Lease:
-    """The thread that keeps the consumer's leases alive. A broker that is away is the fetcher's to report."""
-
-    def __init__(
-        self,
-        consumer: Consumer,
-        interval: float,
-        *,
-        lost: Callable[[Sequence[Delivery]], None],
-        crashed: Callable[[BaseException], None],
-    ) -> None:
-        self._consumer = consumer
-        self._interval = interval
-        self._lost = lost
-        self._crashed = crashed
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="celeriac-lease", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _main(self) -> None:
-        try:
-            while not self._stop.wait(self._interval):
-                try:
-                    lost = self._consumer.renew()
-                except OperationalError as exc:
-                    logger.debug("cannot renew leases: %s", exc)
-                    continue
-                if lost:
-                    self._lost(lost)
-        except BaseException as exc:  # noqa: BLE001 boundary: a bug here must end the worker, not hang it
-            self._crashed(exc)
