@@ -16,10 +16,10 @@ SOURCE = Path(__file__).parent.parent / "src" / "celeriac"
 LAYERS: list[set[str]] = [
     {"errors", "states", "clock", "ids"},
     {"topology", "wire", "routing", "retry", "settings", "log", "urls"},
-    {"brokers.base", "backends.base"},
-    {"brokers", "backends", "sql", "opening"},
+    {"brokers.base", "brokers.bus", "backends.base"},
+    {"brokers", "backends", "sql", "redis", "amqp", "opening"},
     {
-        *("app", "publisher", "options", "control", "registry", "loading"),
+        *("app", "aio", "publisher", "options", "control", "registry", "loading"),
         *("task", "decorators", "attributes", "arguments"),
         *("request", "result", "canvas", "signals", "current", "discovery"),
     },

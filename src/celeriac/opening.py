@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celeriac.backends.base import BackendOptions
+from celeriac.brokers import open_broker
 from celeriac.brokers.base import BrokerOptions
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = ["backend_options", "broker_options"]
 _OF_BACKENDS = (
     "arangodb_", "azureblockblob_", "cache_", "cassandra_", "cosmosdbsql_", "couchbase_", "database_", "dynamodb_",
     "elasticsearch_", "firestore_", "gcs_", "mongodb_", "redis_", "s3_",
+    "accept_content", "result_accept_content", "result_cache_max", "result_persistent",
 )  # fmt: skip
 
 
@@ -25,6 +27,13 @@ def broker_options(settings: Settings) -> BrokerOptions:
         publish_timeout=settings.broker_publish_timeout,
         lease=settings.worker_lease,
         transport=settings.broker_transport_options,
+        connect_timeout=settings.broker_connection_timeout,
+        ssl=settings.broker_use_ssl,
+        heartbeat=settings.broker_heartbeat or None,
+        login_method=settings.broker_login_method,
+        failover=settings.broker_failover_strategy or "round-robin",
+        pool_limit=settings.broker_pool_limit or None,
+        delayed_queue_type=settings.broker_native_delayed_delivery_queue_type,
     )
 
 
@@ -39,4 +48,5 @@ def backend_options(settings: Settings) -> BackendOptions:
             **own,
             **settings.result_backend_transport_options,
         },
+        open_broker=lambda: open_broker(settings.effective_broker_url, broker_options(settings)),
     )

@@ -13,6 +13,7 @@ from celeriac.brokers.memory import MemoryBroker
 from celeriac.errors import ConnectionLost
 from celeriac.testing.conformance.backend import BackendConformance
 from celeriac.testing.conformance.broker import BrokerConformance
+from celeriac.testing.conformance.bus import BusConformance
 from celeriac.testing.conformance.units import UnitTests
 from celeriac.testing.faults import FaultyBackend, FaultyBroker
 
@@ -59,6 +60,11 @@ class TestStepByStep(UnitTests):
 
     def open_backend(self, server: Any, options: BackendOptions) -> ResultBackend:
         return FaultyBackend(MemoryBackend("memory://", options))
+
+
+class TestMemoryBus(BusConformance):
+    def open(self, server: Any, options: BrokerOptions) -> Broker:
+        return MemoryBroker("memory://", options)
 
 
 class TestMemoryBackend(BackendConformance):

@@ -76,7 +76,7 @@ MESSAGE = Message(
     reply_to="oid",
     priority=5,
     callbacks=[{"task": "tasks.cb"}],
-    headers={"tenant": 7, "x-death": [], "x-first-death-queue": "web"},
+    headers={"tenant": 7, "redelivered": True, "x-death": [], "x-first-death-queue": "web"},
 )
 
 

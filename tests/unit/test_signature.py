@@ -179,6 +179,15 @@ def test_chains_are_flat(app: Celeriac) -> None:
         assert (made.task, made.subtask_type) == ("celery.chain", "chain")
 
 
+def test_a_chain_grows_in_place(app: Celeriac) -> None:
+    a, b = add(app, 1), add(app, 2)
+    made: Signature[Any] = a
+    made |= b
+    assert isinstance(made, Chain)
+    assert [dict(each) for each in made.tasks] == [dict(a), dict(b)]
+    assert a == add(app, 1)
+
+
 def test_a_chain_within_a_chain_keeps_its_links(app: Celeriac) -> None:
     inner = chain(add(app, 1), add(app, 2))
     inner.link(add(app, 8))

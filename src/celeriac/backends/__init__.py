@@ -10,7 +10,7 @@ __all__ = ["open_backend"]
 _PLANNED = (
     "arangodb", "azureblockblob", "cache", "cassandra", "consul", "cosmosdbsql", "couchbase", "couchdb",
     "dynamodb", "elasticsearch", "file", "filesystem", "gcs", "gs", "mariadb", "mongodb", "mysql", "postgresql",
-    "redis", "rediss", "rpc", "s3", "sentinel",
+    "s3",
 )  # fmt: skip
 
 _SCHEMES = Schemes(
@@ -19,6 +19,11 @@ _SCHEMES = Schemes(
         "disabled": "celeriac.backends.disabled:DisabledBackend",
         "memory": "celeriac.backends.memory:MemoryBackend",
         "sqlite": "celeriac.backends.sql:SQLBackend",
+        **dict.fromkeys(
+            ("redis", "rediss", "unix", "sentinel", "valkey", "valkeys"),
+            "celeriac.backends.redis:RedisBackend",
+        ),
+        "rpc": "celeriac.backends.rpc:RPCBackend",
     },
     planned=_PLANNED,
     prefixes={"db"},

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celeriac.clock import Clock, SystemClock
 from celeriac.states import READY_STATES, SUCCESS
 from celeriac.wire.record import Group, Record
 
-__all__ = ["BackendOptions", "BackendTraits", "ResultBackend", "supersedes"]
+if TYPE_CHECKING:
+    from celeriac.brokers.base import Broker
+
+__all__ = ["BackendOptions", "BackendTraits", "ResultBackend", "Watcher", "supersedes"]
 
 
 def _no_options() -> dict[str, Any]:
@@ -30,6 +35,8 @@ class BackendOptions:
     #: ``result_backend_transport_options`` and ``database_*``, ``redis_*`` settings of that backend.
     transport: Mapping[str, Any] = field(default_factory=_no_options)
     clock: Clock = field(default_factory=SystemClock)
+    #: Makes a broker of the app's, for results that travel as messages.
+    open_broker: Callable[[], Broker] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,8 @@ class BackendTraits:
     groups: bool = True
     #: The extended fields of a record come back.
     extended: bool = True
+    #: Results come back byte by byte, whatever they are; otherwise they must be what their codec can read.
+    opaque: bool = True
 
 
 def supersedes(new: Record, old: Record | None) -> bool:
@@ -53,6 +62,50 @@ def supersedes(new: Record, old: Record | None) -> bool:
     if old.state == SUCCESS:
         return False
     return not (new.state not in READY_STATES and old.state == "RETRY" and old.retries > new.retries)
+
+
+class Watcher(ABC):
+    """Tells the final record (`READY_STATES`) of each id it was given, once.
+
+    One thread calls `wait`, any thread the others. Constructing does no I/O. It belongs to the process that made it:
+    a forked child may do no more with it than close it.
+    """
+
+    @abstractmethod
+    def add(self, ids: Collection[str]) -> None:
+        """Watch these too. Those that have ended come with the next `wait`; one that waits now takes them in."""
+
+    @abstractmethod
+    def discard(self, ids: Collection[str]) -> None:
+        """Watch these no longer; unknown ids are ignored."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> Sequence[Record]:
+        """At least one record, or none after `timeout` seconds (0: look once), `wake`, or `close` of the backend.
+
+        An id that came is no longer watched. Holds no transaction while it waits. Raises `OperationalError`: what
+        is watched still is, and may be waited for again.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """End the present `wait`, or the next one."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what it waits on. Not while another thread waits: `wake` it first."""
+
+
+def _watched(watcher: Watcher, ids: set[str], deadline: float | None) -> Generator[Record]:
+    with closing(watcher):
+        watcher.add(ids)
+        while ids:
+            found = watcher.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not found:
+                return
+            for record in found:
+                ids.discard(record.task_id)
+                yield record
 
 
 class ResultBackend(ABC):
@@ -69,6 +122,11 @@ class ResultBackend(ABC):
         self.url = url
         self.options = options
 
+    @property
+    def reply_to(self) -> str:
+        """The ``reply_to`` of messages whose results come back as messages; "" where results are looked up."""
+        return ""
+
     @abstractmethod
     def put(self, records: Sequence[Record]) -> None:
         """Store each record where it `supersedes` the present one; the last of one id wins. Wakes watchers."""
@@ -78,11 +136,17 @@ class ResultBackend(ABC):
         """The record of each id, in order; None where nothing is known."""
 
     @abstractmethod
+    def watcher(self) -> Watcher:
+        """Wait for the final records of ids that may grow and shrink while somebody waits."""
+
     def watch(self, ids: Collection[str], timeout: float | None) -> Iterator[Record]:
         """Yield the final record (`READY_STATES`) of each id once, as it comes; those already there at once.
 
-        Ends when all came, or `timeout` seconds after the call. Holds no transaction while it waits.
+        Ends when all came, `timeout` seconds after the call, or when the backend is closed.
         """
+        # Not itself a generator, so that the time runs from the call and not from the first look.
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return _watched(self.watcher(), set(ids), deadline)
 
     @abstractmethod
     def forget(self, ids: Sequence[str]) -> None:
@@ -118,8 +182,12 @@ class ResultBackend(ABC):
 
     @abstractmethod
     def revoked(self, after: int) -> tuple[int, Mapping[str, datetime]]:
-        """Revocations recorded after the position `after` (0: all that still hold), and the new position."""
+        """Revocations recorded after the position `after` (0: all that still hold), and the new position.
+
+        A worker asks before each batch it starts, thousands of times a second: where nothing was revoked since, the
+        answer should cost no round trip. It must know all that `revoke` returned for, in whatever process.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Release connections and wake every watcher; the object may be used again afterwards."""
+        """Release connections and `wake` every watcher; the object may be used again afterwards."""

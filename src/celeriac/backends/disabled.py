@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar, NoReturn
 
-from celeriac.backends.base import BackendTraits, ResultBackend
+from celeriac.backends.base import BackendTraits, ResultBackend, Watcher
 from celeriac.errors import ImproperlyConfigured, OperationalError
 from celeriac.wire.record import Group, Record
 
@@ -31,7 +31,7 @@ class DisabledBackend(ResultBackend):
     def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         _refuse()
 
-    def watch(self, ids: Collection[str], timeout: float | None) -> Iterator[Record]:
+    def watcher(self) -> Watcher:
         _refuse()
 
     def forget(self, ids: Sequence[str]) -> None:

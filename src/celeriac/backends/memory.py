@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import takewhile
 from typing import ClassVar, Generic, TypeVar
+from weakref import WeakSet
 
-from celeriac.backends.base import BackendOptions, BackendTraits, ResultBackend, supersedes
+from celeriac.backends.base import BackendOptions, BackendTraits, ResultBackend, Watcher, supersedes
 from celeriac.states import READY_STATES
 from celeriac.wire.record import Group, Record
 
@@ -48,34 +49,61 @@ class Shelf(Generic[V]):
             del self._entries[key]
 
 
-class Watch:
-    """One caller who waits for final records: told under the backend's lock, read without it."""
+class MemoryWatcher(Watcher):
+    """Told under the backend's lock, waits without it."""
 
-    def __init__(self, ids: Collection[str]) -> None:
-        self.waiting = set(ids)
+    def __init__(self, lock: threading.Lock, records: Shelf[Record]) -> None:
+        self._lock = lock
+        self._records = records
+        self._watched: set[str] = set()
+        #: What came, and None for each wake.
         self._news: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
 
     def tell(self, record: Record) -> None:
-        if record.task_id in self.waiting and record.state in READY_STATES:
+        """Take note of a record, if it is one that is waited for. Under the lock."""
+        if record.task_id in self._watched and record.state in READY_STATES:
             self._news.put(record)
 
-    def end(self) -> None:
+    def add(self, ids: Collection[str]) -> None:
+        with self._lock:
+            self._watched.update(ids)
+            for id in ids:
+                if record := self._records.get(id):
+                    self.tell(record)
+
+    def discard(self, ids: Collection[str]) -> None:
+        with self._lock:
+            self._watched.difference_update(ids)
+
+    def wait(self, timeout: float | None) -> Sequence[Record]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        found: list[Record] = []
+        try:
+            while not found:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if (record := self._news.get(timeout=left)) is None:
+                    break
+                found += self._take(record)
+            while record := self._news.get_nowait():
+                found += self._take(record)
+        except queue.Empty:
+            pass  # out of time, or that was all
+        return found
+
+    def _take(self, record: Record) -> list[Record]:
+        """The record, unless it came before or is no longer waited for."""
+        with self._lock:
+            if record.task_id not in self._watched:
+                return []
+            self._watched.discard(record.task_id)
+            return [record]
+
+    def wake(self) -> None:
         self._news.put(None)
 
-    def next(self, deadline: float | None) -> Record | None:
-        """The final record of one more id; None at the `deadline` (monotonic) or the end."""
-        try:
-            while record := self._news.get(timeout=_seconds_until(deadline)):
-                if record.task_id in self.waiting:
-                    self.waiting.discard(record.task_id)
-                    return record
-        except queue.Empty:
-            pass  # out of time
-        return None
-
-
-def _seconds_until(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    def close(self) -> None:
+        with self._lock:
+            self._watched.clear()
 
 
 @dataclass(slots=True)
@@ -108,36 +136,25 @@ class MemoryBackend(ResultBackend):
         #: Latest last.
         self._revoked: dict[str, Revocation] = {}
         self._position = 0
-        self._watches: set[Watch] = set()
+        self._watchers: WeakSet[MemoryWatcher] = WeakSet()
 
     def put(self, records: Sequence[Record]) -> None:
         with self._lock:
             for record in records:
                 if supersedes(record, self._records.get(record.task_id)):
                     self._records.put(record.task_id, record)
-                    for watch in self._watches:
-                        watch.tell(record)
+                    for watcher in self._watchers:
+                        watcher.tell(record)
 
     def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         with self._lock:
             return [self._records.get(id) for id in ids]
 
-    def watch(self, ids: Collection[str], timeout: float | None) -> Iterator[Record]:
-        # Not itself a generator, so that the time runs from the call and not from the first look.
-        return self._watch(Watch(ids), None if timeout is None else time.monotonic() + timeout)
-
-    def _watch(self, watch: Watch, deadline: float | None) -> Iterator[Record]:
+    def watcher(self) -> Watcher:
+        watcher = MemoryWatcher(self._lock, self._records)
         with self._lock:
-            self._watches.add(watch)
-            for id in watch.waiting:
-                if record := self._records.get(id):
-                    watch.tell(record)
-        try:
-            while watch.waiting and (record := watch.next(deadline)):
-                yield record
-        finally:
-            with self._lock:
-                self._watches.discard(watch)
+            self._watchers.add(watcher)
+        return watcher
 
     def forget(self, ids: Sequence[str]) -> None:
         with self._lock:
@@ -191,5 +208,5 @@ class MemoryBackend(ResultBackend):
     def close(self) -> None:
         """Watchers end; what is stored stays as long as this object."""
         with self._lock:
-            for watch in self._watches:
-                watch.end()
+            for watcher in self._watchers:
+                watcher.wake()

@@ -7,14 +7,16 @@ to hold the database up.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import ClassVar
+from weakref import WeakSet
 
-from celeriac.backends.base import BackendOptions, BackendTraits, ResultBackend
+from celeriac.backends.base import BackendOptions, BackendTraits, ResultBackend, Watcher
 from celeriac.sql import bookkeeping, open_database, schema
 from celeriac.sql.database import Database, Transaction, Waiter, bounded
 from celeriac.sql.records import Records
@@ -56,7 +58,7 @@ class SQLBackend(ResultBackend):
         self._records = Records(self.database, tables, options.transport.get("result_serializer", "json"))
         #: The incarnation of the database that has our tables.
         self._prepared: int | None = None
-        self._waiters: set[Waiter] = set()
+        self._watchers: WeakSet[SQLWatcher] = WeakSet()
 
     def prepare(self) -> Database:
         """The database with our tables in it. To be called before each use, outside of transactions."""
@@ -95,32 +97,14 @@ class SQLBackend(ResultBackend):
         with self._transaction() as transaction:
             self._records.delete(transaction, ids)
 
-    # -- watching ---------------------------------------------------------------------------------------------
+    def waiter(self) -> Waiter:
+        """Waits for records of whatever task."""
+        return self.prepare().waiter([_TOPIC])
 
-    def watch(self, ids: Collection[str], timeout: float | None) -> Iterator[Record]:
-        # Not itself a generator, so that the time runs from the call and not from the first look.
-        return self._watch(set(ids), float("inf") if timeout is None else time.monotonic() + timeout)
-
-    def _watch(self, waiting: set[str], deadline: float) -> Iterator[Record]:
-        if not waiting:
-            return
-        waiter = self.prepare().waiter([_TOPIC])
-        self._waiters.add(waiter)
-        search = Search(self._records, waiting)
-        try:
-            with waiter:
-                while True:
-                    with self.prepare().reading() as read:
-                        found = search.look(read)
-                    for record in found:
-                        waiting.discard(record.task_id)
-                        yield record
-                    left = deadline - time.monotonic()
-                    if not waiting or left <= 0 or waiter.wait(min(left, search.patience)):
-                        return
-        finally:
-            self._waiters.discard(waiter)
-            waiter.close()
+    def watcher(self) -> Watcher:
+        watcher = SQLWatcher(self, Search(self._records))
+        self._watchers.add(watcher)
+        return watcher
 
     # -- groups and chords ------------------------------------------------------------------------------------
 
@@ -159,8 +143,8 @@ class SQLBackend(ResultBackend):
             return bookkeeping.revoked_after(read, after, self.options.clock.now())
 
     def close(self) -> None:
-        for waiter in list(self._waiters):
-            waiter.close()
+        for watcher in list(self._watchers):
+            watcher.wake()
         self.database.close()
 
     def _transaction(self) -> AbstractContextManager[Transaction]:
@@ -174,31 +158,115 @@ class SQLBackend(ResultBackend):
             bookkeeping.expire(transaction, before, 2 * added)
 
 
-class Search:
-    """Looks again and again which of many tasks have ended, without asking for all of them each time.
+class SQLWatcher(Watcher):
+    """Looks whenever something may have changed."""
 
-    1. The first look asks for all. 2. As long as they are many, the next ones ask for those whose row is new,
-    and, since a row may also have been there and changed, for a few hundred of the others in turn.
+    def __init__(self, backend: SQLBackend, search: Search) -> None:
+        self._backend = backend
+        self._search = search
+        #: Guards what follows.
+        self._lock = threading.Lock()
+        self._waiter: Waiter | None = None
+        self._woken = False
+
+    def add(self, ids: Collection[str]) -> None:
+        self._search.add(ids)
+        with self._lock:
+            if self._waiter is not None:
+                self._waiter.wake()
+
+    def discard(self, ids: Collection[str]) -> None:
+        self._search.discard(ids)
+
+    def wait(self, timeout: float | None) -> Sequence[Record]:
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        self._backend.prepare()  # so that a directory that went away is an error, and not made anew for the door
+        with self._opened() as waiter:
+            while True:
+                found = self._look()
+                left = deadline - time.monotonic()
+                if self._was_woken() or found or left <= 0:
+                    return found
+                waiter.wait(min(left, self._search.patience))
+
+    def _opened(self) -> Waiter:
+        waiter = self._waiter
+        if waiter is None:
+            waiter = self._backend.waiter()
+            with self._lock:
+                self._waiter = waiter
+        return waiter
+
+    def _look(self) -> Sequence[Record]:
+        if not self._search:
+            return []
+        with self._backend.prepare().reading() as read:
+            return self._search.look(read)
+
+    def _was_woken(self) -> bool:
+        with self._lock:
+            woken, self._woken = self._woken, False
+        return woken
+
+    def wake(self) -> None:
+        with self._lock:
+            self._woken = True
+            if self._waiter is not None:
+                self._waiter.wake()
+
+    def close(self) -> None:
+        with self._lock:
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.close()
+
+
+class Search:
+    """Looks again and again which of many tasks have ended, without asking for all of them each time. Thread-safe.
+
+    1. A look asks for all that were added since the one before. 2. As long as they are many, it asks further for those
+    whose row is new, and, since a row may also have been there and changed, for a few hundred of the others in turn.
     """
 
-    def __init__(self, records: Records, waiting: set[str]) -> None:
+    def __init__(self, records: Records) -> None:
         self._records = records
-        #: Who has not ended; the caller takes out those who have.
-        self._waiting = waiting
+        self._lock = threading.Lock()
+        #: Who has not ended, and those of them who were not asked for yet.
+        self._waiting: set[str] = set()
+        self._fresh: set[str] = set()
         #: The last row that was seen; None before the first look.
         self._row: int | None = None
         self._turn: Iterator[str] = iter(())
         #: Seconds after which to look again, even if nothing changes.
         self.patience = _PATIENCE
 
-    def look(self, read: Transaction) -> list[Record]:
-        self.patience = _PATIENCE
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, ids: Collection[str]) -> None:
+        with self._lock:
+            self._waiting.update(ids)
+            self._fresh.update(ids)
+
+    def discard(self, ids: Collection[str]) -> None:
+        with self._lock:
+            self._waiting.difference_update(ids)
+            self._fresh.difference_update(ids)
+
+    def look(self, read: Transaction) -> Sequence[Record]:
+        """The final records of those who ended; they are not looked for any more."""
+        with self._lock:
+            fresh = list(self._fresh)
+            few = list(self._waiting) if len(self._waiting) <= _LOOK else None
         if self._row is None:
             self._row = self._records.last(read)
-        elif len(self._waiting) > _LOOK:
-            self.patience = _ROUND
-            return self._records.final(read, [*self._new(read, self._row), *self._some()])
-        return self._records.final(read, list(self._waiting))
+        asked = dict.fromkeys(few or [*fresh, *self._new(read, self._row), *self._some()])
+        found = [each for each in self._records.final(read, list(asked)) if each.task_id in self._waiting]
+        with self._lock:
+            self._fresh.difference_update(fresh)
+            self._waiting.difference_update(each.task_id for each in found)
+            self.patience = _ROUND if len(self._waiting) > _LOOK else _PATIENCE
+        return found
 
     def _new(self, read: Transaction, row: int) -> Iterator[str]:
         while added := self._records.added_since(read, row, _LOOK):
@@ -208,5 +276,6 @@ class Search:
     def _some(self) -> list[str]:
         some = [id for id in islice(self._turn, _LOOK) if id in self._waiting]
         if not some:
-            self._turn = iter(list(self._waiting))
+            with self._lock:
+                self._turn = iter(list(self._waiting))
         return some

@@ -8,9 +8,8 @@ from celeriac.brokers.base import Broker, BrokerOptions
 __all__ = ["open_broker"]
 
 _PLANNED = (
-    "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
-    "gcpubsub", "ironmq", "librabbitmq", "mariadb", "mongodb", "mysql", "postgresql", "pyamqp", "pyro", "qpid",
-    "redis", "rediss", "sentinel", "sqs", "zookeeper",
+    "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
+    "gcpubsub", "ironmq", "mariadb", "mongodb", "mysql", "postgresql", "pyro", "qpid", "sqs", "zookeeper",
 )  # fmt: skip
 
 _SCHEMES = Schemes(
@@ -18,6 +17,10 @@ _SCHEMES = Schemes(
     known={
         "memory": "celeriac.brokers.memory:MemoryBroker",
         "sqlite": "celeriac.brokers.sql:SQLBroker",
+        **dict.fromkeys(
+            ("redis", "rediss", "unix", "sentinel", "valkey", "valkeys"), "celeriac.brokers.redis:RedisBroker"
+        ),
+        **dict.fromkeys(("amqp", "amqps", "pyamqp", "librabbitmq"), "celeriac.brokers.amqp:AMQPBroker"),
     },
     planned=_PLANNED,
     prefixes={"sqla", "sqlalchemy"},

@@ -15,7 +15,9 @@ from typing import Any, ClassVar
 import msgspec
 
 from celeriac.backends.base import ResultBackend
+from celeriac.brokers.bus import Bus
 from celeriac.clock import Clock, SystemClock
+from celeriac.errors import PublishFailed
 from celeriac.topology import Queue
 from celeriac.wire.disposition import Disposition
 from celeriac.wire.envelope import Envelope, Outgoing
@@ -48,6 +50,20 @@ class BrokerOptions:
     lease: float = 10.0
     #: ``broker_transport_options``.
     transport: Mapping[str, Any] = field(default_factory=_no_options)
+    #: Seconds that opening a connection may take; None: as the driver has it.
+    connect_timeout: float | None = 4.0
+    #: ``broker_use_ssl``: False: as the URL says; True, or a mapping of certificates and how to verify.
+    ssl: bool | Mapping[str, Any] = False
+    #: Seconds between heartbeats on connections that have them; None: none.
+    heartbeat: float | None = 6.0
+    #: SASL mechanism, where the server knows several; None: the usual one.
+    login_method: str | None = None
+    #: Which of several servers is next: ``round-robin`` or ``shuffle``.
+    failover: str = "round-robin"
+    #: Connections that may be open to publish at once; None: as many as there are threads that do.
+    pool_limit: int | None = 10
+    #: Type of the queues in which messages for later wait, where the server has several types.
+    delayed_queue_type: str = "quorum"
     clock: Clock = field(default_factory=SystemClock)
 
 
@@ -61,12 +77,22 @@ class BrokerTraits:
     delay: bool = True
     #: A higher priority is handed out first.
     priorities: bool = True
+    #: Priorities count the other way here: `Outgoing.priority` 0 is the first to be handed out.
+    smaller_first: bool = False
+    #: Priorities between two of these are one; (): each number is a priority of its own.
+    priority_steps: tuple[int, ...] = ()
     #: Messages of one queue and priority come in the order they were published.
     ordered: bool = True
     #: `Delivery.attempts` counts hand-outs, also those whose worker died.
     counts_attempts: bool = True
     #: Exchange types that `publish` resolves.
     exchanges: frozenset[str] = frozenset({"direct", "topic", "fanout", "headers"})
+    #: Queues bound to a fanout exchange keep its messages; otherwise they reach whoever listens at that moment.
+    stores_fanout: bool = True
+    #: Ownership is a lease by heartbeat counter; otherwise it lasts as long as the consumer's connection.
+    leases: bool = True
+    #: What waits for its due instant is counted by `size` and deleted by `purge`.
+    counts_scheduled: bool = True
     #: `Broker.publish_in` can use the caller's own transaction.
     transactional: bool = False
 
@@ -170,6 +196,10 @@ class Broker(ABC):
     def purge(self, queue: str) -> int:
         """Delete what waits in a queue, scheduled messages too, and say how many. Held ones stay."""
 
+    def bus(self) -> Bus | None:
+        """What broadcasts through the same server; None where it cannot."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Release connections; the object may be used again afterwards."""
@@ -232,6 +262,8 @@ class Unit:
     def __init__(self, consumer: Consumer, backend: ResultBackend) -> None:
         self.consumer = consumer
         self.backend = backend
+        #: What a batch that failed had published: when it is tried again, that is not published again.
+        self._published: list[Outgoing] = []
 
     def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
         """Carry out a batch. Returns the deliveries that were no longer held: for those, nothing was done
@@ -239,14 +271,26 @@ class Unit:
         fenced = dict.fromkeys(c.delivery for c in batch if c.delivery is not None)
         lost = set(self.fence(list(fenced)))
         kept = [c for c in batch if c.delivery not in lost]
-        follow = [outgoing for c in kept for outgoing in c.follow]
+        self._publish([outgoing for c in kept for outgoing in c.follow])
         records = [c.record for c in kept if c.record]
-        if follow:
-            self.consumer.broker.publish(follow)
         if records:
             self.backend.put(records)
         settlements = [c.settlement for c in kept if c.settlement]
-        return [*lost, *self.consumer.settle(settlements)] if settlements else list(lost)
+        late = self.consumer.settle(settlements) if settlements else ()
+        self._published.clear()
+        return [*lost, *late]
+
+    def _publish(self, follow: Sequence[Outgoing]) -> None:
+        done = {id(each) for each in self._published}
+        left = [each for each in follow if id(each) not in done]
+        if not left:
+            return
+        try:
+            self.consumer.broker.publish(left)
+        except PublishFailed as exc:
+            self._published += [each for each in left if each.envelope.task_id not in exc.ids]
+            raise
+        self._published += left
 
     def fence(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Those of `deliveries` that are no longer held, by one cheap round trip; [] where none can be had."""

@@ -36,6 +36,7 @@ from celeriac.brokers.base import (
 )
 from celeriac.brokers.dead import dead_letter
 from celeriac.brokers.lease import LeaseWatch
+from celeriac.brokers.memory_bus import MemoryBus
 from celeriac.clock import Clock
 from celeriac.errors import PublishFailed
 from celeriac.topology import Queue, queues_for
@@ -235,6 +236,7 @@ class MemoryBroker(Broker):
     def __init__(self, url: str, options: BrokerOptions) -> None:
         super().__init__(url, options)
         self.server = Server(options.clock)
+        self._bus = MemoryBus()
 
     def declare(self, queues: Collection[Queue]) -> None:
         with self.server.changed:
@@ -258,11 +260,14 @@ class MemoryBroker(Broker):
         with self.server.changed:
             return self.server.purge(queue)
 
+    def bus(self) -> MemoryBus:
+        return self._bus
+
     def close(self) -> None:
         """There is nothing to release: the messages live as long as this object."""
 
 
-def check_routes(batch: Sequence[Outgoing], routes: Sequence[Sequence[str]]) -> None:
+def check_routes(batch: Sequence[Outgoing], routes: Sequence[Sequence[object]]) -> None:
     """Raise `PublishFailed` for the messages of `batch` that reach no queue."""
     lost = [outgoing for outgoing, queues in zip(batch, routes, strict=True) if not queues]
     if lost:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from celeriac.backends.base import ResultBackend
+from celeriac.backends.base import ResultBackend, Watcher
 from celeriac.brokers.base import Broker, Completion, Consumer, Delivery, QueueSize, Settlement, Unit
+from celeriac.brokers.bus import Bus
 from celeriac.errors import CeleriacError, ConnectionLost, OperationalError, PublishFailed
 from celeriac.topology import Queue
 from celeriac.wire.envelope import Outgoing
@@ -73,7 +74,7 @@ class Faults:
 class FaultyBroker(Broker):
     """A broker in front of another, which fails as `faults` says.
 
-    Methods that can fail: ``publish``, ``declare``, ``size``, ``purge``, and of its consumers ``fetch``,
+    Methods that can fail: ``publish``, ``declare``, ``consumer``, ``size``, ``purge``, and of its consumers ``fetch``,
     ``settle``, ``renew``, ``held``, ``complete`` (of a unit).
     """
 
@@ -99,7 +100,8 @@ class FaultyBroker(Broker):
             self.inner.publish_in(transaction, batch)
 
     def consumer(self, queues: Collection[Queue], *, name: str) -> FaultyConsumer:
-        return FaultyConsumer(self, self.inner.consumer(queues, name=name))
+        with self.faults.around("consumer"):
+            return FaultyConsumer(self, self.inner.consumer(queues, name=name))
 
     def size(self, queue: str) -> QueueSize:
         with self.faults.around("size"):
@@ -108,6 +110,9 @@ class FaultyBroker(Broker):
     def purge(self, queue: str) -> int:
         with self.faults.around("purge"):
             return self.inner.purge(queue)
+
+    def bus(self) -> Bus | None:
+        return self.inner.bus()
 
     def close(self) -> None:
         self.inner.close()
@@ -190,7 +195,7 @@ class FaultyUnit(Unit):
 
 class FaultyBackend(ResultBackend):
     """A result backend in front of another, which fails as `faults` says. Every method but `close` can fail,
-    by its name, with `OperationalError`."""
+    by its name, with `OperationalError`; of its watchers ``wait``."""
 
     schemes: ClassVar[tuple[str, ...]] = ()
 
@@ -211,6 +216,10 @@ class FaultyBackend(ResultBackend):
     def watch(self, ids: Collection[str], timeout: float | None) -> Iterator[Record]:
         with self._around("watch"):
             return self.inner.watch(ids, timeout)
+
+    def watcher(self) -> FaultyWatcher:
+        with self._around("watcher"):
+            return FaultyWatcher(self, self.inner.watcher())
 
     def forget(self, ids: Sequence[str]) -> None:
         with self._around("forget"):
@@ -247,5 +256,35 @@ class FaultyBackend(ResultBackend):
     def close(self) -> None:
         self.inner.close()
 
-    def _around(self, method: str) -> Any:
+    def _around(self, method: str) -> AbstractContextManager[None]:
         return self.faults.around(method, OperationalError(f"{method} was made to fail"))
+
+
+class FaultyWatcher(Watcher):
+    """A watcher whose waits can fail. Records that came in vain come again, as every watcher has it."""
+
+    def __init__(self, backend: FaultyBackend, inner: Watcher) -> None:
+        self._backend = backend
+        self._inner = inner
+
+    def add(self, ids: Collection[str]) -> None:
+        self._inner.add(ids)
+
+    def discard(self, ids: Collection[str]) -> None:
+        self._inner.discard(ids)
+
+    def wait(self, timeout: float | None) -> Sequence[Record]:
+        found: Sequence[Record] = ()
+        try:
+            with self._backend.faults.around("wait", OperationalError("wait was made to fail")):
+                found = self._inner.wait(timeout)
+        except OperationalError:
+            self._inner.add([each.task_id for each in found])
+            raise
+        return found
+
+    def wake(self) -> None:
+        self._inner.wake()
+
+    def close(self) -> None:
+        self._inner.close()

@@ -34,7 +34,18 @@ from celeriac.errors import (
     MissingExtra,
 )
 
-__all__ = ["TRUSTED", "Encoded", "accepted", "decode", "dumps", "encode", "loads", "optional", "register"]
+__all__ = [
+    "TRUSTED",
+    "Encoded",
+    "accepted",
+    "decode",
+    "dumps",
+    "encode",
+    "loads",
+    "name_of",
+    "optional",
+    "register",
+]
 
 #: Content types that are only text or bytes, and need no permission.
 TRUSTED = frozenset({"application/data", "application/text", "text/plain"})
@@ -107,6 +118,12 @@ def loads(data: bytes, codec: str, *, accept: frozenset[str] | None = None) -> A
 def accepted(names: Iterable[str]) -> frozenset[str]:
     """Content types of ``accept_content``: codec names (``"json"``) or content types (``"application/json"``)."""
     return frozenset(name if "/" in name else _named(name).content_type for name in names)
+
+
+def name_of(content_type: str) -> str | None:
+    """The name of the codec of a content type; None where there is none."""
+    codec = _by_content_type.get(content_type)
+    return codec and codec.name
 
 
 def register(

@@ -137,7 +137,7 @@ def encode_v1(
         "utc": True,
         "callbacks": _linked(message.callbacks, message.chain),
         "errbacks": message.errbacks,
-        "timelimit": [message.time_limit, message.soft_time_limit],
+        "timelimit": (message.time_limit, message.soft_time_limit),
         "taskset": message.group,
         "chord": message.chord,
     }

@@ -44,6 +44,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     worker: str | None = None
     queue: str | None = None
     stamps: dict[str, Any] | None = None
+    #: Where the caller waits for an answer by message (the ``rpc`` backend); not part of the meta.
+    reply_to: str | None = None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,11 +30,13 @@ __all__ = [
     "Consume",
     "InThread",
     "assert_nothing",
+    "await_ready",
     "envelope",
     "ids",
     "in_fork",
     "let_pass",
     "outgoing",
+    "priority_of",
     "take",
 ]
 
@@ -58,6 +61,27 @@ class BrokerHarness:
 
     #: A unit with the backend of `open_backend` is one transaction.
     atomic: ClassVar[bool] = False
+    #: The server keeps the schedule by a clock of its own: tests of it take their time.
+    real_time: ClassVar[bool] = False
+
+    @property
+    def soon(self) -> float:
+        """Seconds that a message for later waits in a test."""
+        return 1.4 if self.real_time else 30.0
+
+    def pass_time(self, clock: MovableClock, seconds: float) -> None:
+        """Let time pass, for the broker and for its server."""
+        if self.real_time:
+            time.sleep(seconds)
+        clock.advance(seconds)
+
+    def scheduled(self, broker: Broker, number: int) -> int:
+        """How many of `number` messages for later `Broker.size` counts."""
+        return number if broker.traits.counts_scheduled else 0
+
+    def needs_leases(self, broker: Broker) -> None:
+        if not broker.traits.leases:
+            pytest.skip("what a consumer holds lasts as long as its connection")
 
     @pytest.fixture
     def server(self) -> Any:
@@ -125,7 +149,7 @@ class BrokerHarness:
             each.close()
 
 
-def envelope(id: str = "", body: bytes = b"[[], {}, {}]", **headers: Any) -> Envelope:
+def envelope(id: str = "", body: bytes = b"[[], {}, {}]", *, priority: int = 0, **headers: Any) -> Envelope:
     """A message as a client would send it."""
     id = id or str(uuid4())
     return Envelope(
@@ -133,13 +157,20 @@ def envelope(id: str = "", body: bytes = b"[[], {}, {}]", **headers: Any) -> Env
         "application/json",
         "utf-8",
         {"lang": "py", "task": "tasks.add", "id": id, **headers},
-        {"correlation_id": id, "reply_to": "", "delivery_mode": 2},
+        {"correlation_id": id, "reply_to": "", "delivery_mode": 2, "priority": priority},
     )
+
+
+def priority_of(broker: Broker, rank: int) -> int:
+    """A priority on this broker: the larger the rank, 0 to 3, the sooner a message is handed out."""
+    traits = broker.traits
+    steps = traits.priority_steps or (0, 3, 6, 9)
+    return steps[3 - rank] if traits.smaller_first else steps[rank]
 
 
 def outgoing(queue: Queue, id: str = "", *, priority: int = 0, due: datetime | None = None) -> Outgoing:
     """A message for one queue, which it brings along."""
-    return Outgoing(envelope(id), "", queue.name, priority, due, queue)
+    return Outgoing(envelope(id, priority=priority), "", queue.name, priority, due, queue)
 
 
 def ids(deliveries: Iterable[Delivery]) -> list[str]:
@@ -154,6 +185,14 @@ def take(consumer: Consumer, number: int) -> list[Delivery]:
         assert fetched, f"only {len(taken)} of {number} messages came"
         taken += fetched
     return taken
+
+
+def await_ready(broker: Broker, queue: Queue, number: int) -> None:
+    """Wait until that many messages of a queue can be handed out."""
+    deadline = time.monotonic() + PATIENCE
+    while broker.size(queue.name).ready != number:
+        assert time.monotonic() < deadline, f"{broker.size(queue.name)}"
+        time.sleep(0.01)
 
 
 def assert_nothing(consumer: Consumer) -> None:

@@ -40,6 +40,7 @@ class LeaseTests(BrokerHarness):
     def test_the_messages_of_a_silent_consumer_are_handed_out_again(
         self, broker: Broker, other: Broker, clock: MovableClock, queue: Queue, consume: Consume
     ) -> None:
+        self.needs_leases(broker)
         silent, alive = consume(queue, on=other), consume(queue)
         broker.publish([outgoing(queue, "a"), outgoing(queue, "b")])
         take(silent, 2)
@@ -56,6 +57,7 @@ class LeaseTests(BrokerHarness):
     def test_a_waiting_fetch_gets_what_a_dead_consumer_held(
         self, broker: Broker, other: Broker, clock: MovableClock, queue: Queue, consume: Consume
     ) -> None:
+        self.needs_leases(broker)
         silent, alive = consume(queue, on=other), consume(queue)
         broker.publish([outgoing(queue, "a")])
         take(silent, 1)
@@ -66,6 +68,7 @@ class LeaseTests(BrokerHarness):
     def test_who_lost_its_lease_is_told_once(
         self, broker: Broker, other: Broker, clock: MovableClock, queue: Queue, consume: Consume
     ) -> None:
+        self.needs_leases(broker)
         silent, alive = consume(queue, on=other), consume(queue)
         broker.publish([outgoing(queue, "a"), outgoing(queue, "b"), outgoing(queue, "c")])
         kept, *others = take(silent, 3)
@@ -77,6 +80,7 @@ class LeaseTests(BrokerHarness):
     def test_who_lost_its_lease_cannot_settle(
         self, broker: Broker, other: Broker, clock: MovableClock, queue: Queue, consume: Consume
     ) -> None:
+        self.needs_leases(broker)
         silent, alive = consume(queue, on=other), consume(queue)
         broker.publish([outgoing(queue, "a")])
         [stale] = take(silent, 1)
@@ -92,6 +96,7 @@ class LeaseTests(BrokerHarness):
     def test_who_lost_its_lease_can_work_on(
         self, broker: Broker, other: Broker, clock: MovableClock, queue: Queue, consume: Consume
     ) -> None:
+        self.needs_leases(broker)
         silent, alive = consume(queue, on=other), consume(queue)
         broker.publish([outgoing(queue, "a")])
         take(silent, 1)
@@ -106,6 +111,7 @@ class LeaseTests(BrokerHarness):
     def test_a_new_claim_of_the_same_message_is_not_the_old_one(
         self, broker: Broker, other: Broker, clock: MovableClock, queue: Queue, consume: Consume
     ) -> None:
+        self.needs_leases(broker)
         silent, alive = consume(queue, on=other), consume(queue)
         broker.publish([outgoing(queue, "a")])
         [stale] = take(silent, 1)

@@ -15,9 +15,11 @@ from celeriac.testing.conformance.harness import (
     Consume,
     InThread,
     assert_nothing,
+    await_ready,
     envelope,
     ids,
     outgoing,
+    priority_of,
     take,
 )
 from celeriac.topology import Queue
@@ -75,11 +77,11 @@ class SettleTests(BrokerHarness):
         sent = outgoing(queue, "a", priority=4)
         broker.publish([sent])
         self.settle(consumer, Return(counted=True))
-        self.settle(consumer, Defer(clock.now() + timedelta(seconds=30)))
-        assert broker.size(queue.name) == QueueSize(0, 1, 0)
-        clock.advance(29)
+        self.settle(consumer, Defer(clock.now() + timedelta(seconds=self.soon)))
+        assert broker.size(queue.name) == QueueSize(0, self.scheduled(broker, 1), 0)
+        self.pass_time(clock, self.soon - 0.2)
         assert_nothing(consumer)
-        clock.advance(1)
+        self.pass_time(clock, 0.2)
         [delivery] = take(consumer, 1)
         assert delivery.envelope == sent.envelope
         if broker.traits.counts_attempts:
@@ -93,9 +95,9 @@ class SettleTests(BrokerHarness):
         broker.publish([outgoing(queue, "a")])
         self.settle(consumer, Return(counted=True))
         retry = envelope("a", b"[[1], {}, {}]", retries=1)
-        self.settle(consumer, Defer(clock.now() + timedelta(seconds=30), retry))
-        assert broker.size(queue.name) == QueueSize(0, 1, 0)
-        clock.advance(30)
+        self.settle(consumer, Defer(clock.now() + timedelta(seconds=self.soon), retry))
+        assert broker.size(queue.name) == QueueSize(0, self.scheduled(broker, 1), 0)
+        self.pass_time(clock, self.soon)
         [delivery] = take(consumer, 1)
         assert delivery.envelope == retry
         assert (delivery.queue, delivery.attempts, delivery.redelivered) == (queue.name, 1, False)
@@ -117,15 +119,17 @@ class SettleTests(BrokerHarness):
         if not broker.traits.priorities:
             pytest.skip("this broker knows no priorities")
         consumer = consume(queue)
-        broker.publish([outgoing(queue, "a", priority=5), outgoing(queue, "b", priority=5)])
-        until = clock.now() + timedelta(seconds=5)
+        low, high = priority_of(broker, 1), priority_of(broker, 2)
+        broker.publish([outgoing(queue, "a", priority=high), outgoing(queue, "b", priority=high)])
+        until = clock.now() + timedelta(seconds=self.soon)
         first, second = take(consumer, 2)
-        consumer.settle(
-            [Settlement(first, Defer(until)), Settlement(second, Defer(until, envelope("retry")))]
-        )
-        broker.publish([outgoing(queue, "c", priority=4)])
-        clock.advance(5)
-        assert sorted(ids(take(consumer, 2))) == ["a", "retry"]
+        retry = envelope("retry", priority=high)
+        consumer.settle([Settlement(first, Defer(until)), Settlement(second, Defer(until, retry))])
+        consumer.close()
+        broker.publish([outgoing(queue, "c", priority=low)])
+        self.pass_time(clock, self.soon)
+        await_ready(broker, queue, 3)
+        assert sorted(ids(take(consume(queue), 2))) == ["a", "retry"]
 
     def test_dead_letters_tell_their_story(
         self, broker: Broker, clock: MovableClock, queue: Queue, consume: Consume
@@ -163,7 +167,8 @@ class SettleTests(BrokerHarness):
             ]
         )
         assert list(lost) == []
-        assert broker.size(queue.name) == QueueSize(1, int(broker.traits.delay), 0)
+        await_ready(broker, queue, 1)
+        assert broker.size(queue.name) == QueueSize(1, self.scheduled(broker, int(broker.traits.delay)), 0)
         assert broker.size(queue.dead) == QueueSize(1, 0, 0)
         assert ids(take(consumer, 1)) == ["b"]
 
@@ -201,7 +206,8 @@ class SettleTests(BrokerHarness):
         assert ids(again[2:]) == ["d"]
         if broker.traits.counts_attempts:
             assert [each.attempts for each in again] == [1, 1, 1]
-        assert [each.redelivered for each in again] == [True, True, False]
+        # "d" may have been on its way to the one that left.
+        assert [each.redelivered for each in again[:2]] == [True, True]
 
     def test_closing_wakes_a_consumer_that_waits(
         self, broker: Broker, queue: Queue, consume: Consume

@@ -17,10 +17,12 @@ from celeriac.testing.conformance.harness import (
     BrokerHarness,
     Consume,
     InThread,
+    await_ready,
     envelope,
     ids,
     let_pass,
     outgoing,
+    priority_of,
     take,
 )
 from celeriac.topology import Exchange, Queue
@@ -58,7 +60,7 @@ class UnitTests(BrokerHarness):
         consumer = consume(queue)
         broker.publish([outgoing(queue, id) for id in "abcde"])
         a, b, c, d, e = take(consumer, 5)
-        until = clock.now() + timedelta(seconds=30)
+        until = clock.now() + timedelta(seconds=self.soon)
         later: list[Disposition] = (
             [Defer(until), Defer(until, envelope("retry", retries=1))] if broker.traits.delay else [ACK, ACK]
         )
@@ -68,10 +70,11 @@ class UnitTests(BrokerHarness):
             for delivery, disposition in zip([a, b, c, d, e], dispositions, strict=True)
         ]
         assert list(consumer.unit(backend).complete(completions)) == []
-        assert broker.size(queue.name) == QueueSize(1, 2 * broker.traits.delay, 0)
+        await_ready(broker, queue, 1)
+        assert broker.size(queue.name) == QueueSize(1, self.scheduled(broker, 2 * broker.traits.delay), 0)
         assert broker.size(queue.dead) == QueueSize(1, 0, 0)
         assert None not in backend.get(list("abcde"))
-        clock.advance(30)
+        self.pass_time(clock, self.soon)
         expected = ["b", "d", "retry"] if broker.traits.delay else ["b"]
         assert sorted(ids(take(consumer, len(expected)))) == expected
 
@@ -84,15 +87,15 @@ class UnitTests(BrokerHarness):
         due = clock.now() + timedelta(seconds=30) if broker.traits.delay else None
         follow = [
             Outgoing(envelope("routed"), f"x-{queue.name}", "a.b", queue=bound),
-            outgoing(queue, "low", priority=1),
-            outgoing(queue, "high", priority=2),
+            outgoing(queue, "low", priority=priority_of(broker, 1)),
+            outgoing(queue, "high", priority=priority_of(broker, 2)),
             outgoing(queue, "later", due=due),
         ]
         consumer = consume(queue)
         consumer.unit(backend).complete([Completion(None, None, follow)])
         assert broker.size(bound.name) == QueueSize(1, 0, 0)
         if broker.traits.delay:
-            assert broker.size(queue.name) == QueueSize(2, 1, 0)
+            assert broker.size(queue.name) == QueueSize(2, self.scheduled(broker, 1), 0)
         if broker.traits.priorities:
             assert ids(take(consumer, 2)) == ["high", "low"]
 
@@ -131,6 +134,7 @@ class UnitTests(BrokerHarness):
         queue: Queue,
         consume: Consume,
     ) -> None:
+        self.needs_leases(broker)
         silent, alive, next = consume(queue, on=other), consume(queue), Queue(f"{queue.name}-next")
         broker.publish([outgoing(queue, "stale")])
         [stale] = take(silent, 1)

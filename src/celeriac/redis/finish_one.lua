@@ -1,0 +1,3 @@
+-- ARGV: ttl.
+
+return finish_chord(KEYS, ARGV[1])

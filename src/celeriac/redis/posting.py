@@ -1,0 +1,252 @@
+"""Publishing to Redis: where each message goes, and the commands that put it there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple, TypeVar
+
+from redis.exceptions import NoScriptError
+
+from celeriac.brokers.memory import check_routes
+from celeriac.errors import OperationalError, PublishFailed
+from celeriac.redis import letters
+from celeriac.redis.bindings import Bindings, expires_of
+from celeriac.redis.layout import Layout
+from celeriac.redis.links import Argument, Links, pack
+from celeriac.redis.scripts import Script
+from celeriac.wire.envelope import Outgoing
+
+__all__ = ["Broadcast", "Later", "Posting", "Posts", "Ready", "bounded", "schedule_id", "seconds"]
+
+T = TypeVar("T")
+
+_PUBLISH = Script("queues.lua", "publish.lua")
+#: Messages, and roughly bytes, that one command puts somewhere at most.
+_COUNT = 1000
+_BYTES = 1 << 20
+
+
+class Ready(NamedTuple):
+    """A message that goes into a list."""
+
+    key: str
+    data: bytes
+
+
+class Later(NamedTuple):
+    """A message that goes into the schedule of a queue."""
+
+    queue: str
+    due: float
+    id: str
+    data: bytes
+
+
+class Broadcast(NamedTuple):
+    """A message for whoever listens."""
+
+    channel: str
+    data: bytes
+
+
+Posting = Ready | Later | Broadcast
+
+
+class _Command(NamedTuple):
+    packed: bytes
+    #: Numbers of the messages that it is for.
+    messages: Sequence[int]
+    #: Keys and arguments, where it runs `_PUBLISH`.
+    script: tuple[list[str], list[Argument]] | None = None
+
+
+def schedule_id(step: int) -> str:
+    """A new name for a message in a schedule: later ones sort behind earlier ones."""
+    return f"{time.time_ns():016x}{os.urandom(4).hex()}:{step}"
+
+
+class Posts:
+    """Publishes batches. Any thread.
+
+    `timeout`: seconds from the call to success or `PublishFailed`; `unroutable`: the queue that takes what no other
+    does, "" for none.
+    """
+
+    def __init__(
+        self, links: Links, layout: Layout, bindings: Bindings, *, timeout: float, unroutable: str
+    ) -> None:
+        self._links = links
+        self._layout = layout
+        self._bindings = bindings
+        self._timeout = timeout
+        self._unroutable = unroutable
+
+    # -- one message: what `delay` does ------------------------------------------------------------------------
+
+    def publish(self, batch: Sequence[Outgoing]) -> None:
+        """See `Broker.publish`."""
+        if len(batch) == 1 and self._is_plain(batch[0]):
+            self._publish_one(batch[0])
+        elif batch:
+            self._publish_all(batch)
+
+    def _is_plain(self, outgoing: Outgoing) -> bool:
+        queue = outgoing.queue
+        return (
+            not outgoing.exchange
+            and outgoing.due is None
+            and (queue is None or (queue.expires is None and self._bindings.knows(queue)))
+        )
+
+    def _publish_one(self, outgoing: Outgoing) -> None:
+        name = outgoing.routing_key
+        key = self._layout.ready(name, self._layout.step(outgoing.priority))
+        command = pack(("LPUSH", key, letters.write(outgoing.envelope, "", name)))
+        try:
+            [reply] = self._links.exchange(command, 1, self._timeout)
+        except OperationalError as exc:
+            raise PublishFailed(str(exc), ids=[outgoing.envelope.task_id]) from exc
+        if isinstance(reply, Exception):
+            raise PublishFailed(f"{reply} (key {key!r})", ids=[outgoing.envelope.task_id]) from reply
+
+    # -- many --------------------------------------------------------------------------------------------------
+
+    def _publish_all(self, batch: Sequence[Outgoing]) -> None:
+        deadline = time.monotonic() + self._timeout
+        done: set[int] = set()
+        try:
+            self._bindings.declare([each.queue for each in batch if each.queue], self._timeout)
+            batch = self._not_heard(batch, deadline)
+            postings = self.plan(batch, _left(deadline))
+            self._send(list(self._commands(batch, postings)), deadline, done)
+        except OperationalError as exc:
+            ids = [each.envelope.task_id for n, each in enumerate(batch) if n not in done]
+            raise PublishFailed(str(exc), ids=ids) from exc
+        check_routes(batch, postings)
+
+    def prepare(self, batch: Sequence[Outgoing]) -> list[list[Posting]]:
+        """Declare queues and find out where each message goes; raises `PublishFailed` where one goes nowhere."""
+        if not batch:
+            return []
+        self._bindings.declare(each.queue for each in batch if each.queue)
+        postings = self.plan(batch)
+        check_routes(batch, postings)
+        return postings
+
+    def plan(self, batch: Sequence[Outgoing], timeout: float | None = None) -> list[list[Posting]]:
+        """Where each message goes; [] where no queue takes it. Their queues are declared."""
+        bindings = self._bindings
+        bindings.learn(batch)
+        postings: list[list[Posting]] = [[] for _ in batch]
+        routed: list[int] = []
+        for n, each in enumerate(batch):
+            if each.exchange and bindings.type_of(each.exchange) == "fanout":
+                postings[n] = [self._broadcast(each)]
+            else:
+                routed.append(n)
+        for n, queues in zip(routed, bindings.routes([batch[n] for n in routed], timeout), strict=True):
+            if not queues and self._unroutable:
+                queues = [self._unroutable]
+            postings[n] = [self._posting(batch[n], queue) for queue in queues]
+        return postings
+
+    def _posting(self, outgoing: Outgoing, queue: str) -> Posting:
+        data = letters.write(outgoing.envelope, outgoing.exchange, outgoing.routing_key)
+        step = self._layout.step(outgoing.priority)
+        if outgoing.due is not None:
+            return Later(queue, seconds(outgoing.due), schedule_id(step), data)
+        return Ready(self._layout.ready(queue, step), data)
+
+    def _broadcast(self, outgoing: Outgoing) -> Broadcast:
+        channel = self._layout.channel(outgoing.exchange, outgoing.routing_key)
+        return Broadcast(channel, letters.write(outgoing.envelope, outgoing.exchange, outgoing.routing_key))
+
+    def _not_heard(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[Outgoing]:
+        """Broadcast what goes to exchanges whose type nobody told us: if somebody hears it, it is a fanout exchange.
+        Returns the others."""
+        self._bindings.learn(batch)
+        unknown = [each for each in batch if each.exchange and self._bindings.type_of(each.exchange) is None]
+        if not unknown:
+            return batch
+        told = [self._broadcast(each) for each in unknown]
+        heard = self._links.ask(*(("PUBLISH", *each) for each in told), timeout=_left(deadline))
+        gone = {id(each) for each, listeners in zip(unknown, heard, strict=True) if listeners}
+        return [each for each in batch if id(each) not in gone]
+
+    def _commands(
+        self, batch: Sequence[Outgoing], postings: Sequence[Sequence[Posting]]
+    ) -> Iterable[_Command]:
+        ready: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        later: defaultdict[str, list[tuple[int, Later]]] = defaultdict(list)
+        for n, each in enumerate(postings):
+            for posting in each:
+                match posting:
+                    case Ready(key, data):
+                        ready[key].append((n, data))
+                    case Later(queue=queue):
+                        later[queue].append((n, posting))
+                    case Broadcast(channel, data):
+                        yield _Command(pack(("PUBLISH", channel, data)), [n])
+        for key, messages in ready.items():
+            for part in bounded(messages, lambda each: len(each[1])):
+                yield _Command(pack(("LPUSH", key, *(data for _, data in part))), [n for n, _ in part])
+        for queue, messages in later.items():
+            for part in bounded(messages, lambda each: len(each[1].data)):
+                yield self._scheduling(queue, part)
+        for queue in {each.queue.name: each.queue for each in batch if each.queue}.values():
+            if (expires := expires_of(queue)) is not None:
+                for key in self._layout.all_ready(queue.name):
+                    yield _Command(pack(("PEXPIRE", key, expires)), [])
+
+    def _scheduling(self, queue: str, messages: Sequence[tuple[int, Later]]) -> _Command:
+        keys = self._layout.block(queue)
+        args: list[Argument] = [self._layout.sep]
+        for _, each in messages:
+            args += (repr(each.due), each.id, each.data)
+        packed = pack(("EVALSHA", _PUBLISH.sha, len(keys), *keys, *args))
+        return _Command(packed, [n for n, _ in messages], (keys, args))
+
+    def _send(self, commands: Sequence[_Command], deadline: float, done: set[int]) -> None:
+        """Carry out commands; adds the messages to `done` that the server has. Raises what went wrong, at the end."""
+        failures: list[tuple[Exception, _Command]] = []
+        for part in bounded(commands, lambda each: len(each.packed)):
+            replies = self._links.exchange(b"".join(each.packed for each in part), len(part), _left(deadline))
+            for command, reply in zip(part, replies, strict=True):
+                if isinstance(reply, NoScriptError) and command.script is not None:
+                    self._links.run(_PUBLISH, *command.script, timeout=_left(deadline))
+                    done.update(command.messages)
+                elif isinstance(reply, Exception):
+                    failures.append((reply, command))
+                else:
+                    done.update(command.messages)
+        for _, command in failures:
+            done.difference_update(command.messages)
+        if failures:
+            with self._links.server.errors():
+                raise failures[0][0]
+
+
+def seconds(instant: datetime) -> float:
+    """Seconds since 1970, as schedules have it."""
+    return instant.timestamp()
+
+
+def bounded(items: Sequence[T], bytes_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """`items` in parts that one command may take; each has at least one."""
+    start = size = 0
+    for at, each in enumerate(items):
+        more = bytes_of(each)
+        if at > start and (at - start >= _COUNT or size + more > _BYTES):
+            yield items[start:at]
+            start, size = at, 0
+        size += more
+    if start < len(items):
+        yield items[start:]
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
