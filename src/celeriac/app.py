@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from celeriac.wire import codecs
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
+    from celeriac.aio.face import AsyncFace
     from celeriac.backends.base import ResultBackend
     from celeriac.brokers.base import Broker
     from celeriac.canvas.signature import Signature
@@ -107,6 +109,7 @@ class Celeriac:
         # A server that is given as an object is used as it is; anything else is a setting.
         self._broker = cast("Broker | None", None if _is_setting(broker) else broker)
         self._backend = cast("ResultBackend | None", None if _is_setting(backend) else backend)
+        self._aio: AsyncFace | None = None
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         settings |= {name: value for name, value in given.items() if value and _is_setting(value)}
         self._conf = Settings({**(changes or {}), **settings})
@@ -281,15 +284,31 @@ class Celeriac:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[Any]:
         """Call a task by name, which need not be known here; options and errors are those of `Task.apply_async`."""
-        if self.conf.task_always_eager:
-            warnings.warn(
-                f"send_task({name!r}) sends a message in spite of task_always_eager: the task may not be here",
-                AlwaysEagerIgnored,
-                stacklevel=2,
-            )
+        self._warn_if_eager("send_task", name)
         return self.publisher.send(
             name, args or (), kwargs or {}, cast("dict[str, Any]", options), task=self.tasks.get(name)
         )
+
+    async def asend_task(
+        self,
+        name: str,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[Any]:
+        """`send_task` for coroutines; options and errors are those of `Task.aapply_async`."""
+        self._warn_if_eager("asend_task", name)
+        return await self.aio.send(
+            name, args or (), kwargs or {}, cast("dict[str, Any]", options), task=self.tasks.get(name)
+        )
+
+    def _warn_if_eager(self, method: str, name: str) -> None:
+        if self.conf.task_always_eager:
+            warnings.warn(
+                f"{method}({name!r}) sends a message in spite of task_always_eager: the task may not be here",
+                AlwaysEagerIgnored,
+                stacklevel=3,
+            )
 
     def signature(
         self, varies: str | Task[..., Any] | Mapping[str, Any], *args: Any, **kwargs: Any
@@ -346,8 +365,24 @@ class Celeriac:
                     )
         return self._backend
 
+    @property
+    def aio(self) -> AsyncFace:
+        """What this app has in this process for its coroutines. No thread is started before something is awaited."""
+        if self._aio is None or self._aio.process != os.getpid():
+            from celeriac.aio.face import AsyncFace  # asyncio is not for those who do not use it
+
+            with self._lock:
+                if self._aio is None or self._aio.process != os.getpid():
+                    self._aio = AsyncFace(self)
+        return self._aio
+
     def close(self) -> None:
-        """Release the connections to broker and result backend. The app can be used again afterwards."""
+        """Release the connections to broker and result backend. The app can be used again afterwards.
+
+        What coroutines have sent is published first; those that wait for a result get an `OperationalError`.
+        """
+        if self._aio is not None:
+            self._aio.close()
         for server in (self._broker, self._backend):
             if server is not None:
                 server.close()

@@ -194,7 +194,7 @@ class Request(msgspec.Struct, kw_only=True, dict=True, eq=False):
             "expires": self.expires,
             "soft_time_limit": self.soft_time_limit,
             "time_limit": self.time_limit,
-            "headers": _without_deaths(self.headers),
+            "headers": _without_transports(self.headers),
             "retries": self.retries,
             "reply_to": self.reply_to,
             "replaced_task_nesting": self.replaced_task_nesting,
@@ -206,10 +206,13 @@ class Request(msgspec.Struct, kw_only=True, dict=True, eq=False):
         }
 
 
-def _without_deaths(headers: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Headers less those in which RabbitMQ counts dead-lettering: a new message starts anew."""
+def _without_transports(headers: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Headers less those of the way this message came: RabbitMQ counts dead-lettering in some, Celery on Redis says
+    that a message was restored. A new message starts anew."""
     marks = ("x-death", "x-first-death-", "x-last-death-")
-    return headers and {name: value for name, value in headers.items() if not name.startswith(marks)}
+    return headers and {
+        name: value for name, value in headers.items() if name != "redelivered" and not name.startswith(marks)
+    }
 
 
 #: Whether waiting for results is allowed here; None: not inside a task.

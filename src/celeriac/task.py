@@ -46,7 +46,8 @@ class Task(TaskOptions, Generic[P, R_co]):
     """A task of an app. ``@app.task`` makes one of a function; a subclass with a `run` method is one, too.
 
     1. Called, it is the function: ``add(2, 3)``.
-    2. `delay` and `apply_async` send a message; a worker runs the function and keeps the result.
+    2. `delay` and `apply_async` send a message; a worker runs the function and keeps the result. In a coroutine it is
+       ``await task.adelay(...)`` and `aapply_async`.
     3. `s` and `si` make a signature, for chains and callbacks.
     4. `request`, `retry` and `update_state` are for the function itself (``bind=True`` gives it the task).
     5. Hooks (`on_failure` …) are called in the worker, and may be overridden.
@@ -230,18 +231,49 @@ class Task(TaskOptions, Generic[P, R_co]):
         `EncodeError` for those that cannot be serialised, `QueueNotFound`, and `OperationalError` where the broker
         did not take the message within ``broker_publish_timeout``.
         """
-        given, named = tuple(args or ()), kwargs or {}
+        given, named = self._checked(args, kwargs, options)
         app = self.app
-        if app.strict_typing if self.typing is None else self.typing:
+        if app.conf.task_always_eager:
+            return self.apply(given, named, **options)
+        return app.publisher.send(self.name, given, named, cast("dict[str, Any]", options), task=self)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R_co]:
+        """`delay` for coroutines. Raises as `aapply_async`."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R_co]:
+        """`apply_async` for coroutines: options and errors as there, and the event loop goes on meanwhile.
+
+        What coroutines send at the same time is published together, in the order in which they came. Where it is
+        cancelled the message may be sent all the same. `TypeError` for `connection` and `session`: a transaction
+        belongs to its thread. With ``task_always_eager`` the task runs in a thread.
+        """
+        given, named = self._checked(args, kwargs, options)
+        app = self.app
+        if app.conf.task_always_eager:
+            import asyncio  # as `Celeriac.aio`
+
+            return await asyncio.to_thread(self.apply, given, named, **options)
+        return await app.aio.send(self.name, given, named, cast("dict[str, Any]", options), task=self)
+
+    def _checked(
+        self, args: Iterable[Any] | None, kwargs: Mapping[str, Any] | None, options: CallOptions
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The arguments of a call as they are sent; adds to its options."""
+        given, named = tuple(args or ()), kwargs or {}
+        if self.app.strict_typing if self.typing is None else self.typing:
             self.parameters.check(self.name, given, named)
         if self.pydantic:
             given = tuple(map(self.dumped, given))
             named = {key: self.dumped(value) for key, value in named.items()}
         if "shadow" not in options and (shadow := self.shadow_name(given, named, options)):
             options["shadow"] = shadow
-        if app.conf.task_always_eager:
-            return self.apply(given, named, **options)
-        return app.publisher.send(self.name, given, named, cast("dict[str, Any]", options), task=self)
+        return given, named
 
     def apply(
         self,

@@ -18,22 +18,22 @@ from celeriac.result import RemoteTraceback
 from celeriac.testing.worker import running_worker
 from support import eventually
 
-SERVERS = ["memory", "sqlite", "redis"]
+SERVERS = ["memory", "sqlite", "redis", "rabbitmq"]
 
 
 @pytest.fixture(params=SERVERS)
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Celeriac]:
     match request.param:
         case "memory":
-            url = "memory://"
+            broker = backend = "memory://"
         case "sqlite":
-            url = f"sqlite:///{tmp_path}/celeriac.db"
+            broker = backend = f"sqlite:///{tmp_path}/celeriac.db"
+        case "redis":
+            broker = backend = request.getfixturevalue("redis_url")
         case _:
-            url = request.getfixturevalue("redis_url")
+            broker, backend = request.getfixturevalue("amqp_url"), request.getfixturevalue("redis_url")
     queue = f"q-{uuid4().hex[:12]}"
-    with Celeriac(
-        "t", broker=url, backend=url, set_as_current=False, task_default_queue=queue, result_expires=60
-    ) as app:
+    with Celeriac("t", broker=broker, backend=backend, set_as_current=False, task_default_queue=queue) as app:
         define(app)
         with running_worker(app, concurrency=2):
             yield app

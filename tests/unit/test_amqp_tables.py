@@ -113,7 +113,7 @@ def test_text_that_is_not_utf8_stays_bytes() -> None:
 
 def test_a_table_nested_too_deep_is_no_crash() -> None:
     inner = b""
-    for _ in range(20_000):
+    for _ in range(3_000):
         inner = b"A" + struct.pack(">I", len(inner)) + inner
     data = b"\x01k" + inner
     with pytest.raises(ValueError, match="not an AMQP table"):

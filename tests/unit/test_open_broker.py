@@ -55,7 +55,7 @@ def test_rabbitmq(url: str) -> None:
 
 
 def test_results_as_messages() -> None:
-    options = BackendOptions(timeout=1.5)
+    options = BackendOptions(open_broker=lambda: open_broker("memory://", BROKER))
     assert type(open_backend("rpc://", options)).__name__ == "RPCBackend"
 
 

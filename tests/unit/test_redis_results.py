@@ -451,6 +451,16 @@ def test_settings_of_redis_are_heard(private: PrivateRedis) -> None:
     backend.close()
 
 
+@pytest.mark.parametrize("url", ["redis", "redis://"])
+def test_settings_say_where_the_server_is_that_a_url_leaves_out(url: str) -> None:
+    settings = {"redis_host": "somewhere", "redis_port": 1234, "redis_db": 5}
+    server = open_backend(url, BackendOptions(transport=settings)).server
+    assert (str(server.address), server.db) == ("somewhere:1234", 5)
+    assert str(open_backend(url, BackendOptions()).server.address) == "localhost:6379"
+    server = open_backend("redis://here/3", BackendOptions(transport=settings)).server
+    assert (str(server.address), server.db) == ("here:6379", 3)
+
+
 def test_an_option_that_is_none_is_named() -> None:
     with pytest.raises(ImproperlyConfigured, match="socket_timeout"):
         open_backend("redis://", BackendOptions(transport={"redis_socket_timeout": "soon"}))

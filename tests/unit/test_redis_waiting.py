@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +15,6 @@ import pytest
 
 from celeriac.brokers import open_broker
 from celeriac.brokers.base import Broker, BrokerOptions, Consumer, Delivery, QueueSize, Settlement
-from celeriac.brokers.redis import RedisBroker
 from celeriac.errors import ConnectionLost
 from celeriac.redis import claiming
 from celeriac.testing.conformance.harness import InThread, ids, outgoing, take
@@ -143,7 +141,6 @@ class TestFewWakeUp:
 
         broker.declare([queue])
         commands = quiet_commands(client, publish)
-        print(len(commands), [c[:30] for c in commands])
         assert len(commands) < 20, commands
 
     def test_who_took_one_is_replaced(
@@ -194,4 +191,127 @@ class TestFewWakeUp:
         broker.publish([outgoing(queue)])
         waiting.wait_for(1)
         waiting.close()
-        assert [key for key in client.keys() if b"kombu" not in key] == []
+        assert [key for key in client.scan_iter() if b"kombu" not in key] == []
+
+
+class TestBeingTold:
+    @pytest.fixture
+    def consumer(self, broker: Broker, queue: Queue, only_told: None) -> Iterator[Consumer]:
+        consumer = broker.consumer([queue], name="w")
+        yield consumer
+        consumer.close()
+
+    @pytest.fixture
+    def waiting(self, consumer: Consumer, queue: Queue, client: Any) -> InThread[Any]:
+        """Its fetch, which waits."""
+        fetch = InThread(lambda: consumer.fetch(1, 60.0))
+        eventually(lambda: client.exists(consumer.broker.layout.block(queue.name)[6]))
+        return fetch
+
+    def test_by_celery_or_whoever_pushes(
+        self, waiting: InThread[Any], broker: Broker, queue: Queue, client: Any
+    ) -> None:
+        client.lpush(f"{queue.name}\x06\x169", b"{}")
+        [delivery] = waiting.result()
+        assert delivery.tag.step == 9
+
+    def test_by_a_message_that_is_due_earlier_than_any_other(
+        self, waiting: InThread[Any], broker: Broker, queue: Queue
+    ) -> None:
+        now = broker.options.clock.now()
+        broker.publish([outgoing(queue, "later", due=now + timedelta(days=365))])
+        broker.publish([outgoing(queue, "soon", due=now + timedelta(seconds=0.05))])
+        assert ids(waiting.result()) == ["soon"]
+
+    def test_when_the_server_is_emptied(
+        self, waiting: InThread[Any], consumer: Consumer, broker: Broker, queue: Queue, client: Any
+    ) -> None:
+        client.flushdb()
+        assert waiting.is_running()
+        broker.publish([outgoing(queue, "a")])
+        [delivery] = waiting.result()
+        assert list(consumer.settle([Settlement(delivery, ACK)])) == []
+        assert broker.size(queue.name) == QueueSize(0, 0, 0)
+
+    def test_when_its_connection_is_killed(
+        self, waiting: InThread[Any], consumer: Consumer, broker: Broker, queue: Queue, client: Any
+    ) -> None:
+        [connection] = [
+            each for each in client.client_list() if "t" in each["flags"] and each["db"] == db_of(client)
+        ]
+        client.client_kill_filter(_id=connection["id"])
+        with pytest.raises(ConnectionLost):
+            waiting.result()
+        broker.publish([outgoing(queue, "a")])
+        assert ids(take(consumer, 1)) == ["a"]
+
+    def test_a_wake_before_there_is_a_connection_counts(self, consumer: Consumer) -> None:
+        consumer.wake()
+        assert list(InThread(lambda: consumer.fetch(1, 60.0)).result()) == []
+
+    def test_what_is_broadcast_while_it_waits(
+        self, broker: Broker, queue: Queue, client: Any, only_told: None
+    ) -> None:
+        all_hear = Queue(queue.name, Exchange("news", "fanout"))
+        consumer = broker.consumer([all_hear], name="w")
+        fetch = InThread(lambda: consumer.fetch(1, 60.0))
+        eventually(lambda: client.exists(broker.layout.block(queue.name)[6]))
+        broker.publish([Outgoing(outgoing(queue, "a").envelope, "news", "any.key", queue=all_hear)])
+        [delivery] = fetch.result()
+        assert (delivery.envelope.task_id, delivery.queue) == ("a", queue.name)
+        consumer.close()
+
+
+def db_of(client: Any) -> str:
+    return str(client.get_connection_kwargs()["db"])
+
+
+@pytest.fixture(scope="module")
+def old_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    """A server without RESP3, as Redis 5 and some proxies are."""
+    folder = tmp_path_factory.mktemp("redis")
+    with skipped_without_server(), PrivateRedis(folder, config={"rename-command": 'HELLO ""'}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    """A server with a user who may not track."""
+    folder = tmp_path_factory.mktemp("redis")
+    users = {"limited": "on >secret ~* &* +@all -client|tracking"}
+    with skipped_without_server(), PrivateRedis(folder, users=users) as server:
+        yield server
+
+
+class TestNotBeingTold:
+    """Servers that do not push: the consumer looks again and again, and says nothing."""
+
+    def waits(self, broker: Broker, queue: Queue) -> None:
+        consumer = broker.consumer([queue], name="w")
+        fetch = InThread(lambda: consumer.fetch(1, 60.0))
+        broker.publish([outgoing(queue, "a")])
+        assert ids(fetch.result()) == ["a"]
+        due = broker.options.clock.now() + timedelta(seconds=0.05)
+        broker.publish([outgoing(queue, "b", due=due)])
+        assert ids(consumer.fetch(1, 60.0)) == ["b"]
+        fetch = InThread(lambda: consumer.fetch(1, 60.0))
+        consumer.wake()
+        assert list(fetch.result()) == []
+        consumer.close()
+        broker.close()
+
+    def test_a_server_without_resp3(self, old_server: PrivateRedis, queue: Queue) -> None:
+        self.waits(open_broker(old_server.url, BrokerOptions()), queue)
+
+    def test_a_user_who_may_not_track(self, strict_server: PrivateRedis, queue: Queue) -> None:
+        self.waits(open_broker(strict_server.url_of("limited", "secret"), BrokerOptions()), queue)
+
+    def test_broadcasts_are_heard(self, old_server: PrivateRedis, queue: Queue) -> None:
+        broker = open_broker(old_server.url, BrokerOptions())
+        all_hear = replace(queue, exchange=Exchange("news", "fanout"))
+        consumer = broker.consumer([all_hear], name="w")
+        assert list(consumer.fetch(1, 0.01)) == []
+        broker.publish([Outgoing(outgoing(queue, "a").envelope, "news", "", queue=all_hear)])
+        assert ids(take(consumer, 1)) == ["a"]
+        consumer.close()
+        broker.close()

@@ -298,6 +298,10 @@ class Signature(dict[str, Any], Generic[R_co]):
 
         return Chain(self, cast("Signature[Any]", other), app=self._app)
 
+    def __ior__(self, other: Any, /) -> Any:  # a dict's would put `other` into this one
+        """``a |= b`` is ``a = a | b``; the signature that `a` was is not changed."""
+        return self.__or__(other)
+
     # -- as data ----------------------------------------------------------------------------------------------
 
     @classmethod

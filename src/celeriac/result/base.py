@@ -1,27 +1,19 @@
-"""Results: what became of a task, asked from outside."""
+"""`AsyncResult`: what became of a task, asked from outside, and waited for."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from celeriac import registry
 from celeriac.errors import TaskError, TimeoutError
 from celeriac.request import assert_may_wait
-from celeriac.states import (
-    EXCEPTION_STATES,
-    FAILURE,
-    PENDING,
-    PROPAGATE_STATES,
-    READY_STATES,
-    REVOKED,
-    SUCCESS,
-)
+from celeriac.result.value import value_of
+from celeriac.states import FAILURE, PENDING, PROPAGATE_STATES, READY_STATES, SUCCESS
 from celeriac.wire import codecs
-from celeriac.wire import errors as wire_errors
 from celeriac.wire.record import Record, to_meta
 
 if TYPE_CHECKING:
@@ -36,17 +28,8 @@ else:
 
 __all__ = [
     "AsyncResult",
-    "EagerResult",
-    "RemoteTraceback",
     "result_from_tuple",
 ]
-
-
-class RemoteTraceback(Exception):
-    """The cause of an exception that `AsyncResult.get` raises: its text is the traceback in the worker."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
 
 
 class AsyncResult(Generic[R_co]):
@@ -113,7 +96,7 @@ class AsyncResult(Generic[R_co]):
     def result(self) -> R_co | Any:
         """The return value, the exception, or the meta of a custom state; None while there is none."""
         record = self.record()
-        return None if record is None else self._value_of(record)
+        return None if record is None else value_of(record, self.app.conf)
 
     @property
     def info(self) -> Any:
@@ -212,40 +195,66 @@ class AsyncResult(Generic[R_co]):
         others takes up a slot of the worker that they may need. ``disable_sync_subtasks=False`` permits it.
         `no_ack` is without effect.
         """
+        self._assert_waitable(disable_sync_subtasks)
+        record = self._wait(timeout, interval, follow_parents, on_message, on_interval)
+        return cast("R_co", self._given(record, propagate, callback))
+
+    wait = get
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R_co:
+        """`get` for coroutines: arguments and errors as there, and the event loop goes on meanwhile.
+
+        ``await result`` is ``await result.aget()``. Cancelling it gives up the wait, not the task. A result backend
+        that cannot be reached is asked again until the time is up. May be awaited more than once, in any event loop.
+        """
+        self._assert_waitable(disable_sync_subtasks)
+        record = self._final
+        if record is None:
+            if timeout is None:
+                timeout = self.app.conf.result_get_timeout
+            ancestors = [each.id for each in self._ancestors()] if follow_parents else ()
+            record = await self.app.aio.watcher(self.backend).final(self.id, ancestors, timeout=timeout)
+            if record is None or record.state not in READY_STATES:
+                raise self._timed_out(timeout, record)
+            if record.task_id == self.id:
+                self._final = record
+        return cast("R_co", self._given(record, propagate, callback))
+
+    def __await__(self) -> Generator[Any, Any, R_co]:
+        return self.aget().__await__()
+
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
+        """The value as it is now; raises the exception of a task that failed."""
+        return self._given(self.record(), propagate, callback)
+
+    maybe_reraise = maybe_throw
+
+    def _assert_waitable(self, disable_sync_subtasks: bool) -> None:
         if disable_sync_subtasks:
             assert_may_wait()
         if self.ignored:
             raise TaskError(
                 f"task {self.id} keeps no result: it was sent with ignore_result, so there is nothing to wait for"
             )
-        record = self._wait(timeout, interval, follow_parents, on_message, on_interval)
-        if record.state in PROPAGATE_STATES and propagate:
-            raise self._value_of(record)
-        value = self._value_of(record)
-        if callback is not None:
-            callback(self.id, value)
-        return cast("R_co", value)
 
-    wait = get
-
-    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
-        """The value as it is now; raises the exception of a task that failed."""
-        record = self.record()
+    def _given(
+        self, record: Record | None, propagate: bool, callback: Callable[[str, Any], Any] | None
+    ) -> Any:
+        """What a record means for whoever asked: the value, or an exception, raised or returned."""
+        value: Any = None if record is None else value_of(record, self.app.conf)
         if record is not None and record.state in PROPAGATE_STATES and propagate:
-            raise self._value_of(record)
-        value = None if record is None else self._value_of(record)
+            raise value
         if callback is not None:
             callback(self.id, value)
         return value
-
-    maybe_reraise = maybe_throw
-
-    def _value_of(self, record: Record) -> Any:
-        """What a record holds. Raises `ContentDisallowed` for content that ``result_accept_content`` leaves out."""
-        conf = self.app.conf
-        names = conf.accept_content if conf.result_accept_content is None else conf.result_accept_content
-        value = codecs.loads(record.result, record.codec, accept=codecs.accepted(names))
-        return _with_cause(value, record) if record.state in EXCEPTION_STATES else value
 
     def _wait(
         self,
@@ -274,7 +283,7 @@ class AsyncResult(Generic[R_co]):
                     return record
                 watched.discard(record.task_id)
             if left == 0 or not looks:
-                raise self._timed_out(timeout)
+                raise self._timed_out(timeout, self.record())
             if on_interval is not None:
                 on_interval()
             if on_message is not None and (now := self.record()) is not None and now != seen:
@@ -286,10 +295,11 @@ class AsyncResult(Generic[R_co]):
             return iter([self._final])
         return self.backend.watch(frozenset(ids), timeout)
 
-    def _timed_out(self, timeout: float | None) -> TimeoutError:
-        state = self.state
-        if state != PENDING:
-            return TimeoutError(f"task {self.id} did not end within {timeout} s (its state is {state})")
+    def _timed_out(self, timeout: float | None, record: Record | None) -> TimeoutError:
+        if record is not None:
+            return TimeoutError(
+                f"task {self.id} did not end within {timeout} s (its state is {record.state})"
+            )
         return TimeoutError(
             f"task {self.id} did not end within {timeout} s. Nothing is recorded for it: it waits in its queue, "
             "its worker stores no results (ignore_result, another result_backend), or there is no such task"
@@ -376,91 +386,6 @@ class AsyncResult(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.id}>"
-
-
-class EagerResult(AsyncResult[R_co]):
-    """The result of a task that ran in this process (`Task.apply`); no backend is asked."""
-
-    def __init__(
-        self,
-        id: str,
-        ret_value: Any,
-        state: str,
-        traceback: str | None = None,
-        name: str | None = None,
-        app: Celeriac | None = None,
-    ) -> None:
-        super().__init__(id, task_name=name, app=app)
-        self._value = ret_value
-        self._state = state
-        self._traceback = traceback
-
-    def record(self) -> None:
-        return None
-
-    @property
-    def state(self) -> str:
-        return self._state
-
-    @property
-    def result(self) -> R_co | Any:
-        return self._value
-
-    @property
-    def traceback(self) -> str | None:
-        return self._traceback
-
-    def ready(self) -> bool:
-        return True
-
-    def exists(self) -> bool:
-        return True
-
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        follow_parents: bool = True,
-        callback: Callable[[str, Any], Any] | None = None,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        disable_sync_subtasks: bool = True,
-    ) -> R_co:
-        """The value, or raise the exception; there is nothing to wait for."""
-        if disable_sync_subtasks:
-            assert_may_wait()
-        if propagate and self._state in PROPAGATE_STATES:
-            raise self._value if isinstance(self._value, BaseException) else TaskError(str(self._value))
-        if callback is not None:
-            callback(self.id, self._value)
-        return self._value
-
-    wait = get
-
-    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
-        return self.get(propagate=propagate, callback=callback, disable_sync_subtasks=False)
-
-    def forget(self) -> None:
-        """Nothing is stored."""
-
-    def revoke(
-        self,
-        terminate: bool = False,
-        signal: str | int | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """The task has ended; only its state changes, as in Celery."""
-        self._state = REVOKED
-
-
-def _with_cause(meta: Any, record: Record) -> BaseException:
-    exception = wire_errors.from_meta(meta)
-    if record.traceback and exception.__cause__ is None:
-        exception.__cause__ = RemoteTraceback(record.traceback)
-    return exception
 
 
 def result_from_tuple(value: Sequence[Any], app: Celeriac | None = None) -> AsyncResult[Any]:
