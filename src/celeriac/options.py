@@ -141,8 +141,9 @@ def message_of(
         "ignore_result": ignore_result,
         "priority": app.conf.task_default_priority or 0,
         "delivery_mode": app.conf.task_default_delivery_mode,
-        "reply_to": app.backend.reply_to,
     }
+    if not options.get("ignore_result", ignore_result):
+        fields["reply_to"] = app.backend.reply_to
     if parent is not None:
         fields["parent_id"] = parent.id
         fields["root_id"] = parent.root_id or parent.id

@@ -228,7 +228,6 @@ class Publisher:
     def retry_of(self, request: Request, retry: Retry) -> Outgoing:
         """See `Celeriac.retry_of`. It goes back to the queue the call came from, unless its options say otherwise."""
         options = dict(retry.sig.options)
-        options["parent_id"] = request.id  # wire-protocol §1.7
         if request.queue and not options.keys() & {"queue", "exchange", "routing_key"}:
             options["queue"] = request.queue
             options["exchange"], options["routing_key"] = "", request.queue

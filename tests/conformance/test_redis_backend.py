@@ -21,6 +21,7 @@ from celeriac.testing.plugin import skipped_without_server
 from celeriac.testing.servers import PrivateRedis, make_certificates
 from celeriac.wire import codecs
 from celeriac.wire.record import Group, Record
+from redis_support import client_of
 
 
 class OnRedis:
@@ -62,7 +63,8 @@ class TestWithoutRESP3(OnRedis, BackendConformance):
     @pytest.fixture
     def server(self, old_server: PrivateRedis) -> Iterator[str]:
         yield old_server.url
-        open_backend(old_server.url, BackendOptions()).server.client().flushall()
+        with client_of(old_server.url) as client:
+            client.flushall()
 
     test_revocations_are_told_once_by_position = None
 

@@ -92,7 +92,8 @@ def test_bodies_are_cut_into_frames(opened: OpenBroker, vhost: str, size: int) -
     with raw(vhost) as channel:
         channel.auto_decode = False
         for _ in range(2):
-            assert channel.basic_get(queue.name, no_ack=True).body == body[:size]
+            # The driver has text for no bytes.
+            assert (channel.basic_get(queue.name, no_ack=True).body or b"") == body[:size]
 
 
 def test_queues_are_declared_as_celery_does(opened: OpenBroker, vhost: str) -> None:
@@ -136,7 +137,9 @@ def test_queues_are_declared_as_celery_does(opened: OpenBroker, vhost: str) -> N
             },
         )
         channel.exchange_declare(plain.name, "direct", durable=True, auto_delete=False)
-        for number, (name, key) in enumerate([(exchange.name, "a.b"), (exchange.name, "b"), ("amq.headers", "")]):
+        for number, (name, key) in enumerate(
+            [(exchange.name, "a.b"), (exchange.name, "b"), ("amq.headers", "")]
+        ):
             message = amqp.Message("x", application_headers={"k": 1})
             channel.basic_publish(message, exchange=name, routing_key=key)
             assert wait_for_messages(channel, queue.name, number + 1)
@@ -527,7 +530,9 @@ def declare_as_celery(channel: Any) -> None:
                 "x-queue-type": "quorum",
                 "x-overflow": "reject-publish",
                 "x-message-ttl": 2**level * 1000,
-                "x-dead-letter-exchange": f"celery_delayed_{level - 1}" if level else "celery_delayed_delivery",
+                "x-dead-letter-exchange": f"celery_delayed_{level - 1}"
+                if level
+                else "celery_delayed_delivery",
                 "x-dead-letter-strategy": "at-least-once",
             },
         )
@@ -573,9 +578,7 @@ def test_many_delays_come_in_their_order_and_none_early(opened: OpenBroker) -> N
     queue, broker = new_queue(), opened(publish_timeout=20.0)
     now = datetime.now(UTC)
     delays = {f"{n}": 0.1 + n % 40 / 10 for n in range(400)}
-    broker.publish(
-        [outgoing(queue, id, due=now + timedelta(seconds=delay)) for id, delay in delays.items()]
-    )
+    broker.publish([outgoing(queue, id, due=now + timedelta(seconds=delay)) for id, delay in delays.items()])
     consumer = broker.consumer([queue], name="w")
     late: list[float] = []
     seen: list[str] = []

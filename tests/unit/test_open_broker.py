@@ -145,12 +145,12 @@ class Foreign:
 
 def test_other_distributions_add_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
     def entry_points(*, group: str, name: str) -> list[EntryPoint]:
-        known = {("celeriac.brokers", "nats"), ("celeriac.backends", "redis")}
+        known = {("celeriac.brokers", "nats"), ("celeriac.backends", "etcd")}
         return [EntryPoint(name, f"{__name__}:Foreign", group)] if (group, name) in known else []
 
     monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
-    broker, backend = open_broker("nats://host", BROKER), open_backend("redis://host", BACKEND)
+    broker, backend = open_broker("nats://host", BROKER), open_backend("etcd://host", BACKEND)
     assert type(broker).__name__ == type(backend).__name__ == "Foreign"
     assert (broker.url, broker.options) == ("nats://host", BROKER)
     with pytest.raises(ImproperlyConfigured):
-        open_broker("redis://host", BROKER)
+        open_broker("etcd://host", BROKER)

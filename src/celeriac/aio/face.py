@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celeriac.aio.bridge import Bridge
@@ -33,6 +34,8 @@ class AsyncFace:
     def __init__(self, app: Celeriac) -> None:
         self.process = os.getpid()
         self._publisher = app.publisher
+        self._app_backend: Callable[[], ResultBackend] = lambda: app.backend
+        self._has_reply_queue = False
         self._bridge = Bridge(app.publisher.publish, lambda: app.conf.broker_publish_timeout)
         self._lock = threading.Lock()
         self._watchers: dict[ResultBackend, ResultWatcher] = {}
@@ -54,6 +57,9 @@ class AsyncFace:
                     f"{option}= does not go with await: another thread publishes the message, together with those of "
                     f"others, and must not touch your transaction. Use apply_async({option}=...) without await"
                 )
+        if not self._has_reply_queue and self._app_backend().traits.by_message:
+            await asyncio.to_thread(lambda: self._app_backend().reply_to)
+            self._has_reply_queue = True
         message, outgoing = self._publisher.prepare(name, args, kwargs, options, task=task)
         await self._bridge.publish(
             outgoing, retry=options.get("retry"), retry_policy=options.get("retry_policy")

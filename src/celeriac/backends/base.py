@@ -51,6 +51,8 @@ class BackendTraits:
     groups: bool = True
     #: The extended fields of a record come back.
     extended: bool = True
+    #: Results come to who called as messages, to `ResultBackend.reply_to`; the first look at that makes a queue.
+    by_message: bool = False
     #: Results come back byte by byte, whatever they are; otherwise they must be what their codec can read.
     opaque: bool = True
 

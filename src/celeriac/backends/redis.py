@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 from celeriac.backends.base import BackendOptions, BackendTraits, ResultBackend, Watcher, supersedes
 from celeriac.errors import DecodeError, OperationalError
+from celeriac.redis.links import Links
 from celeriac.redis.results import FINISH_ONE, JOIN_ONE, PUT_BATCH, PUT_IF, Put, Results
 from celeriac.redis.revocations import Revocations
 from celeriac.redis.server import RedisServer
@@ -40,34 +41,31 @@ class RedisBackend(ResultBackend):
     traits: ClassVar[BackendTraits] = BackendTraits(persistent=True, push=True, opaque=False)
 
     def __init__(self, url: str, options: BackendOptions) -> None:
-        super().__init__(url, options)
+        super().__init__(_whole(url, options.transport), options)
         transport = _transport(options.transport)
         self.results = Results(transport, options.expires)
         self.server = RedisServer.of(
-            url,
+            self.url,
             transport=transport,
             ssl=options.transport.get("redis_backend_use_ssl"),
             timeout=options.timeout,
             prefix=self.results.prefix,
         )
-        self._revocations = Revocations(self.server, options.clock)
+        limit = transport.get("max_connections")
+        self._links = Links(self.server, timeout=self.server.timeout, limit=limit and int(limit))
+        self._revocations = Revocations(self._links, options.clock)
         self._subscribers = Subscribers(self.server)
         self._watchers: WeakSet[RedisWatcher] = WeakSet()
-
-    @property
-    def _driver(self) -> Any:
-        """The client; what its methods are declared to return is right for nobody."""
-        return self.server.client()
 
     # -- records ----------------------------------------------------------------------------------------------
 
     def put(self, records: Sequence[Record]) -> None:
         puts = [(record, self.results.put(record)) for record in records]
-        with self.server.errors():
-            for part in _bounded(puts):
-                keys = [put.key for _, put in part]
-                values = [value for _, put in part for value in put[1:]]
-                outcomes = PUT_BATCH.run(self.server.client(), keys, values)
+        for part in _bounded(puts):
+            keys = [put.key for _, put in part]
+            values = [value for _, put in part for value in put[1:]]
+            outcomes: list[int] = self._links.run(PUT_BATCH, keys, values)
+            if min(outcomes) < 0:
                 for (record, put), outcome in zip(part, outcomes, strict=True):
                     if outcome < 0:
                         self._put_after_reading(record, put)
@@ -76,10 +74,10 @@ class RedisBackend(ResultBackend):
         """Store a record where there is a document that Lua cannot read."""
         deadline = time.monotonic() + self.options.timeout
         while time.monotonic() < deadline:
-            present: bytes | None = self._driver.get(put.key)
+            [present] = self._links.ask(("GET", put.key))
             if present is not None and not supersedes(record, self.results.read(record.task_id, present)):
                 return
-            if PUT_IF.run(self.server.client(), [put.key], [present or b"", put.document, put.ttl]):
+            if self._links.run(PUT_IF, [put.key], [present or b"", put.document, put.ttl]):
                 return
         raise OperationalError(
             f"the result of task {record.task_id} cannot be stored: others change it all the time"
@@ -87,58 +85,53 @@ class RedisBackend(ResultBackend):
 
     def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         documents: list[bytes | None] = []
-        with self.server.errors():
-            for at in range(0, len(ids), _AT_ONCE):
-                documents += self._driver.mget([self.results.key(id) for id in ids[at : at + _AT_ONCE]])
+        for at in range(0, len(ids), _AT_ONCE):
+            [some] = self._links.ask(("MGET", *map(self.results.key, ids[at : at + _AT_ONCE])))
+            documents += some
         return [
             None if document is None else self.results.read(id, document)
             for id, document in zip(ids, documents, strict=True)
         ]
 
     def forget(self, ids: Sequence[str]) -> None:
-        with self.server.errors():
-            for at in range(0, len(ids), _AT_ONCE):
-                self._driver.delete(*(self.results.key(id) for id in ids[at : at + _AT_ONCE]))
+        for at in range(0, len(ids), _AT_ONCE):
+            self._links.ask(("DEL", *map(self.results.key, ids[at : at + _AT_ONCE])))
 
     def watcher(self) -> Watcher:
-        watcher = RedisWatcher(self.server, self.results, self._subscribers)
+        watcher = RedisWatcher(self._links, self.results, self._subscribers)
         self._watchers.add(watcher)
         return watcher
 
     # -- groups and chords ------------------------------------------------------------------------------------
 
     def save_group(self, group: Group) -> None:
-        ttl = int(self.results.ttl) if self.results.ttl else None
-        with self.server.errors():
-            self._driver.set(self.results.group_key(group.group_id), self.results.put_group(group), px=ttl)
+        ttl = ("PX", self.results.ttl) if self.results.ttl else ()
+        key = self.results.group_key(group.group_id)
+        self._links.ask(("SET", key, self.results.put_group(group), *ttl))
 
     def load_group(self, group_id: str) -> Group | None:
-        with self.server.errors():
-            document: bytes | None = self._driver.get(self.results.group_key(group_id))
+        [document] = self._links.ask(("GET", self.results.group_key(group_id)))
         try:
             return None if document is None else self.results.read_group(group_id, document)
         except DecodeError as exc:
             raise OperationalError(f"group {group_id} cannot be read: {exc}") from exc
 
     def forget_group(self, group_id: str) -> None:
-        with self.server.errors():
-            self._driver.delete(self.results.group_key(group_id))
+        self._links.ask(("DEL", self.results.group_key(group_id)))
 
     def join(self, chord: str, index: int, record: Record, size: int) -> Sequence[Record] | None:
         keys = self.results.chord_keys(chord)
         try:
             part = self.results.part(record)
             arguments = [index, record.task_id, part, size, self.results.ttl_of_chords]
-            with self.server.errors():
-                parts: list[bytes] | None = JOIN_ONE.run(self.server.client(), keys, arguments)
+            parts: list[bytes] | None = self._links.run(JOIN_ONE, keys, arguments)
             return None if parts is None else [self.results.read_part(part) for part in parts]
         except DecodeError as exc:
             raise OperationalError(f"a part of chord {chord} cannot be read: {exc}") from exc
 
     def finish_chord(self, chord: str) -> bool:
-        with self.server.errors():
-            keys = self.results.chord_keys(chord)
-            return bool(FINISH_ONE.run(self.server.client(), keys, [self.results.ttl_of_chords]))
+        keys = self.results.chord_keys(chord)
+        return bool(self._links.run(FINISH_ONE, keys, [self.results.ttl_of_chords]))
 
     # -- revocations ------------------------------------------------------------------------------------------
 
@@ -153,7 +146,17 @@ class RedisBackend(ResultBackend):
             watcher.wake()
         self._subscribers.close()
         self._revocations.close()
+        self._links.close()
         self.server.close()
+
+
+def _whole(url: str, options: Mapping[str, Any]) -> str:
+    """A URL that says only what kind of server it is (``redis://``, ``redis``), with what settings say of it."""
+    scheme, _, rest = url.partition("://")
+    if rest:
+        return url
+    host, port, db = (options.get(f"redis_{name}") for name in ("host", "port", "db"))
+    return f"{scheme}://{host or 'localhost'}:{port or 6379}/{db or 0}"
 
 
 def _transport(options: Mapping[str, Any]) -> dict[str, Any]:

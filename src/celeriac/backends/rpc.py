@@ -57,7 +57,9 @@ class RPCBackend(ResultBackend):
     """
 
     schemes: ClassVar[tuple[str, ...]] = ("rpc",)
-    traits: ClassVar[BackendTraits] = BackendTraits(persistent=False, push=True, groups=False, opaque=False)
+    traits: ClassVar[BackendTraits] = BackendTraits(
+        persistent=False, push=True, groups=False, opaque=False, by_message=True
+    )
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         super().__init__(url, options)
@@ -70,9 +72,12 @@ class RPCBackend(ResultBackend):
         self._broker = broker
         self._bus = bus
         persistent = options.transport.get("result_persistent")
-        self._properties: dict[str, Any] = {"delivery_mode": 2 if persistent else 1, "priority": 0}
-        if options.expires is not None:
-            self._properties["expiration"] = str(round(min(options.expires, _LONGEST) * 1000))
+        #: Of each message. Servers without queues that expire forget it when it has lain unread for so long.
+        self._properties: dict[str, Any] = {
+            "delivery_mode": 2 if persistent else 1,
+            "priority": 0,
+            "expiration": str(round(min(options.expires or _LONGEST, _LONGEST) * 1000)),
+        }
         #: By process id: no lock that a fork could find locked.
         self._inboxes: dict[int, _Inbox] = {}
 

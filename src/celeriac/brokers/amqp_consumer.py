@@ -104,7 +104,11 @@ class AMQPConsumer(Consumer):
         self._ring.setblocking(False)
         self._woken = False
         self._closed = False
-        self._connect()
+        try:
+            self._connect()
+        except BaseException:
+            self._hang_up()
+            raise
 
     # -- the connection --------------------------------------------------------------------------------------
 
@@ -455,8 +459,11 @@ class AMQPConsumer(Consumer):
                 self._lost.clear()
             if session is not None and hold is not None:
                 self._leave(session, hold, given)
-            self._bell.close()
-            self._ring.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._bell.close()
+        self._ring.close()
 
     def _leave(self, session: Session, hold: Hold, given: dict[Delivery, Claim]) -> None:
         copies = {delivery: claim for delivery, claim in given.items() if claim.is_copy}

@@ -51,13 +51,18 @@ class Bindings:
 
     # -- declaring ---------------------------------------------------------------------------------------------
 
+    @property
+    def is_outdated(self) -> bool:
+        """A connection broke: the server may have lost what was declared."""
+        return self._breaks != self._links.breaks
+
     def knows(self, queue: Queue) -> bool:
         """Whether there is nothing to declare."""
-        return self._breaks == self._links.breaks and queue in self._declared.get(queue.name, ())
+        return not self.is_outdated and queue in self._declared.get(queue.name, ())
 
     def declare(self, queues: Iterable[Queue], timeout: float | None = None) -> None:
         """Write down the bindings of queues that are not known yet."""
-        if self._breaks != self._links.breaks:
+        if self.is_outdated:
             with self._lock:
                 self._breaks = self._links.breaks
                 self._declared = {}

@@ -11,13 +11,13 @@ import os
 import select
 import ssl
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import redis
 from redis.exceptions import MasterDownError, NoPermissionError, NoScriptError
 
 from celeriac.errors import MissingExtra
+from celeriac.redis.links import Argument, pack
 from celeriac.redis.server import RedisServer
 
 try:
@@ -64,9 +64,9 @@ class Line:
         """Whether this process opened it, and not the one that it was forked from."""
         return self._process == os.getpid()
 
-    def send(self, *commands: Sequence[str | bytes | int]) -> None:
+    def send(self, *commands: tuple[Argument, ...]) -> None:
         """Write commands, all at once."""
-        data = memoryview(b"".join(self._connection.pack_commands(commands)))
+        data = memoryview(b"".join(map(pack, commands)))
         deadline = time.monotonic() + self._timeout
         while True:
             try:
@@ -121,7 +121,7 @@ class Line:
                 return found
         raise redis.ConnectionError("the server closed the connection")
 
-    def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
+    def ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """Send commands and wait for their replies; what was pushed before the last of them is dropped.
 
         Raises the first reply that is an error, after all came.

@@ -119,7 +119,6 @@ class Posts:
         deadline = time.monotonic() + self._timeout
         done: set[int] = set()
         try:
-            self._bindings.declare([each.queue for each in batch if each.queue], self._timeout)
             batch = self._not_heard(batch, deadline)
             postings = self.plan(batch, _left(deadline))
             self._send(list(self._commands(batch, postings)), deadline, done)
@@ -129,30 +128,32 @@ class Posts:
         check_routes(batch, postings)
 
     def prepare(self, batch: Sequence[Outgoing]) -> list[list[Posting]]:
-        """Declare queues and find out where each message goes; raises `PublishFailed` where one goes nowhere."""
-        if not batch:
-            return []
-        self._bindings.declare(each.queue for each in batch if each.queue)
+        """Where each message goes; raises `PublishFailed` where one goes nowhere."""
         postings = self.plan(batch)
         check_routes(batch, postings)
         return postings
 
     def plan(self, batch: Sequence[Outgoing], timeout: float | None = None) -> list[list[Posting]]:
-        """Where each message goes; [] where no queue takes it. Their queues are declared."""
+        """Where each message goes, once the queues that they bring along are declared; [] where no queue takes it."""
         bindings = self._bindings
         bindings.learn(batch)
-        postings: list[list[Posting]] = [[] for _ in batch]
-        routed: list[int] = []
-        for n, each in enumerate(batch):
-            if each.exchange and bindings.type_of(each.exchange) == "fanout":
-                postings[n] = [self._broadcast(each)]
-            else:
-                routed.append(n)
-        for n, queues in zip(routed, bindings.routes([batch[n] for n in routed], timeout), strict=True):
+        routed = [n for n, each in enumerate(batch) if not self._is_broadcast(each)]
+        while True:
+            bindings.declare((each.queue for each in batch if each.queue), timeout)
+            routes = bindings.routes([batch[n] for n in routed], timeout)
+            if not bindings.is_outdated:
+                break
+        postings: list[list[Posting]] = [
+            [self._broadcast(each)] if self._is_broadcast(each) else [] for each in batch
+        ]
+        for n, queues in zip(routed, routes, strict=True):
             if not queues and self._unroutable:
                 queues = [self._unroutable]
             postings[n] = [self._posting(batch[n], queue) for queue in queues]
         return postings
+
+    def _is_broadcast(self, outgoing: Outgoing) -> bool:
+        return bool(outgoing.exchange) and self._bindings.type_of(outgoing.exchange) == "fanout"
 
     def _posting(self, outgoing: Outgoing, queue: str) -> Posting:
         data = letters.write(outgoing.envelope, outgoing.exchange, outgoing.routing_key)

@@ -7,15 +7,15 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import redis
 
 from celeriac.clock import Clock
 from celeriac.errors import ConnectionLost
 from celeriac.redis.line import Line
+from celeriac.redis.links import Links
 from celeriac.redis.scripts import Script
-from celeriac.redis.server import RedisServer
 
 __all__ = ["Revocations"]
 
@@ -45,10 +45,11 @@ class Revocations:
     that it is done. As long as nothing was pushed, what we know is all there is.
     """
 
-    def __init__(self, server: RedisServer, clock: Clock) -> None:
-        self._server = server
+    def __init__(self, links: Links, clock: Clock) -> None:
+        self._links = links
+        self._server = links.server
         self._clock = clock
-        self._keys = [server.key(f"celeriac-revoked{end}") for end in ("", "-until", "-position")]
+        self._keys = [self._server.key(f"celeriac-revoked{end}") for end in ("", "-until", "-position")]
         self._tracks = True
         #: Tells that the position moved; None: nobody does.
         self._line: Line | None = None
@@ -71,13 +72,10 @@ class Revocations:
     def revoke(self, ids: Sequence[str], until: datetime) -> None:
         """Write these down. All that asks from now on, anywhere, is told."""
         now = _microseconds(self._clock.now())
-        with self._server.errors():
-            client = self._server.client()
-            for at in range(0, len(ids), _AT_ONCE):
-                _REVOKE.run(client, self._keys, [now, _microseconds(until), *ids[at : at + _AT_ONCE]])
-            # The server writes a push and our answer in the same turn, and may begin with ours. This is its next turn.
-            driver: Any = client
-            driver.ping()
+        for at in range(0, len(ids), _AT_ONCE):
+            self._links.run(_REVOKE, self._keys, [now, _microseconds(until), *ids[at : at + _AT_ONCE]])
+        # The server writes a push and our answer in the same turn, and may begin with ours. This is its next turn.
+        self._links.ask(("PING",))
         self._current_until = 0.0
 
     def revoked(self, after: int) -> tuple[int, Mapping[str, datetime]]:
@@ -145,9 +143,9 @@ class Revocations:
         """The last position; on the line it is asked for, any later one is announced."""
         line = self._line = self._line or self._tracking_line()
         if line is None:
-            driver: Any = self._server.client()
-            return int(driver.get(self._keys[2]) or 0)
-        [position] = line.ask(("GET", self._keys[2]))
+            [position] = self._links.ask(("GET", self._keys[2]))
+        else:
+            [position] = line.ask(("GET", self._keys[2]))
         return int(position or 0)
 
     def _tracking_line(self) -> Line | None:
@@ -173,7 +171,7 @@ class Revocations:
     def _fetch(self, position: int) -> None:
         # Positions that went back: the database was emptied, or is that of a replica which had not got all.
         after = self._position if position > self._position else 0
-        last, *found = _REVOKED.run(self._server.client(), self._keys, [after])
+        last, *found = self._links.run(_REVOKED, self._keys, [after])
         now = self._clock.now()
         known = {id: each for id, each in self._known.items() if each.until > now} if after else {}
         for id, position_, until in zip(found[::3], found[1::3], found[2::3], strict=True):

@@ -1,15 +1,10 @@
-"""Lua scripts: put together from the package's files, run by their hash."""
+"""Lua scripts: put together from the package's files, known to the server by their hash."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any
-
-import redis
-from redis.exceptions import NoScriptError
 
 __all__ = ["Script"]
 
@@ -27,11 +22,3 @@ class Script:
     @cached_property
     def sha(self) -> str:
         return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    def run(self, client: redis.Redis, keys: Sequence[str | bytes], args: Sequence[str | bytes | int]) -> Any:
-        """Run it; its text goes out only where the server does not know it yet."""
-        driver: Any = client  # whose declared results are right for nobody
-        try:
-            return driver.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return driver.execute_command("EVAL", self.text, len(keys), *keys, *args)

@@ -14,6 +14,7 @@ import redis
 from celeriac.backends.base import Watcher
 from celeriac.errors import ConnectionLost
 from celeriac.redis.line import Line, Push
+from celeriac.redis.links import Links
 from celeriac.redis.results import Results
 from celeriac.redis.server import RedisServer
 from celeriac.states import READY_STATES
@@ -111,8 +112,9 @@ class RedisWatcher(Watcher):
     3. A lost connection is opened anew, and everything asked for again.
     """
 
-    def __init__(self, server: RedisServer, results: Results, subscribers: Subscribers) -> None:
-        self._server = server
+    def __init__(self, links: Links, results: Results, subscribers: Subscribers) -> None:
+        self._links = links
+        self._server = links.server
         self._results = results
         self._subscribers = subscribers
         #: Guards what follows, up to the next comment of this kind.
@@ -240,7 +242,7 @@ class RedisWatcher(Watcher):
         return woken
 
     def _subscribe(self, subscriber: Subscriber, ids: list[str], left: Collection[str]) -> None:
-        commands: list[Sequence[str]] = [("UNSUBSCRIBE", *map(self._results.key, left))] if left else []
+        commands: list[tuple[str, ...]] = [("UNSUBSCRIBE", *map(self._results.key, left))] if left else []
         keys = [self._results.key(id) for id in ids]
         commands += (("SUBSCRIBE", *keys[at : at + _CHANNELS]) for at in range(0, len(keys), _CHANNELS))
         if not ids:
@@ -251,7 +253,7 @@ class RedisWatcher(Watcher):
             # The reply says that we are subscribed, so that they can be asked for elsewhere.
             self._ask(subscriber, [*commands, ("PING",)], ids)
 
-    def _ask(self, subscriber: Subscriber, commands: Sequence[Sequence[str]], ids: list[str]) -> None:
+    def _ask(self, subscriber: Subscriber, commands: Sequence[tuple[str, ...]], ids: list[str]) -> None:
         """Send commands of which the last gives one reply, about these tasks."""
         if not self._asked:
             self._answer_due = time.monotonic() + self._server.timeout
@@ -275,10 +277,10 @@ class RedisWatcher(Watcher):
                 self._hear(id, document)
 
     def _read(self, ids: list[str]) -> list[bytes | None]:
-        driver: Any = self._server.client()
         found: list[bytes | None] = []
         for at in range(0, len(ids), _DOCUMENTS):
-            found += driver.mget([self._results.key(id) for id in ids[at : at + _DOCUMENTS]])
+            [some] = self._links.ask(("MGET", *map(self._results.key, ids[at : at + _DOCUMENTS])))
+            found += some
         return found
 
     def _hear(self, id: str, document: bytes) -> None:

@@ -573,7 +573,6 @@ class ResultSettings:
         -1,
         "CELERY_MAX_CACHED_RESULTS",
         "Results a client keeps in memory. 0: no limit; -1: none.",
-        later=True,
         least=-1,
     )
     result_compression: str | None = setting(
@@ -616,7 +615,6 @@ class ResultSettings:
         None,
         "CELERY_RESULT_PERSISTENT",
         "Results sent as messages survive a restart of the broker.",
-        later=True,
     )
     result_extended: bool = setting(
         False,
