@@ -17,7 +17,8 @@ __all__ = ["backend_options", "broker_options"]
 _OF_BACKENDS = (
     "arangodb_", "azureblockblob_", "cache_", "cassandra_", "cosmosdbsql_", "couchbase_", "database_", "dynamodb_",
     "elasticsearch_", "firestore_", "gcs_", "mongodb_", "redis_", "s3_",
-    "accept_content", "result_accept_content", "result_cache_max", "result_persistent",
+    "accept_content", "result_accept_content", "result_cache_max", "result_chord_expires",
+    "result_failure_expires", "result_persistent",
 )  # fmt: skip
 
 

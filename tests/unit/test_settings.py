@@ -831,13 +831,14 @@ def test_default_of_a_later_setting_is_not_told() -> None:
 @pytest.mark.parametrize(
     "name",
     ["task_routes", "task_serializer", "task_acks_late", "task_soft_time_limit", "result_backend", "worker_concurrency",
-     "worker_pool", "worker_prefetch_multiplier", "worker_log_format", "database_table_names", "worker_lease"],
+     "worker_pool", "worker_prefetch_multiplier", "worker_log_format", "database_table_names", "worker_lease",
+     "broker_heartbeat", "broker_use_ssl", "redis_host", "result_failure_expires", "result_persistent"],
 )  # fmt: skip
 def test_supported(name: str) -> None:
     assert not FIELDS[name].later
 
 
-@pytest.mark.parametrize("prefix", ["beat_", "event_", "control_", "security_", "redis_", "s3_"])
+@pytest.mark.parametrize("prefix", ["beat_", "event_", "control_", "security_", "mongodb_", "s3_"])
 def test_later(prefix: str) -> None:
     assert {field.later for name, field in FIELDS.items() if name.startswith(prefix)} == {True}
 

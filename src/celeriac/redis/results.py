@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +13,7 @@ from celeriac.states import FAILURE, READY_STATES
 from celeriac.wire import codecs
 from celeriac.wire import errors as wire_errors
 from celeriac.wire.compression import decompress
-from celeriac.wire.record import Group, Record, from_document, to_document, to_meta
+from celeriac.wire.record import Group, Record, from_document, to_document
 
 __all__ = ["FINISH_ONE", "JOIN_ONE", "PUT_BATCH", "PUT_IF", "Put", "Results"]
 
@@ -78,7 +77,7 @@ class Results:
 
     def _document(self, record: Record) -> bytes:
         try:
-            return _pickled(record) if record.codec == "pickle" else to_document(record)
+            return to_document(record)
         except (DecodeError, EncodeError) as exc:
             # A worker that cannot store how one task ended must go on with the others.
             return to_document(
@@ -153,28 +152,6 @@ class Results:
 def _failure(task_id: str, message: str) -> Record:
     meta = wire_errors.to_meta(DecodeError(message), "json")
     return Record(task_id=task_id, state=FAILURE, result=codecs.dumps(meta, "json"))
-
-
-class _Pickled:
-    """Stands for a value, in a pickle, by the pickle of it: whoever stores that need not have its class."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return pickle.loads, (self._data,)
-
-
-def _pickled(record: Record) -> bytes:
-    """The meta as a pickle. A worker's parent stores what only executors can open: users' classes are there."""
-    nothing = codecs.dumps(None, "pickle")
-    opaque = {
-        name: data for name in ("result", "args", "kwargs") if (data := getattr(record, name)) is not None
-    }
-    meta = to_meta(msgspec.structs.replace(record, **dict.fromkeys(opaque, nothing)))
-    return codecs.dumps(
-        meta | {name: _Pickled(data) for name, data in opaque.items() if name in meta}, "pickle"
-    )
 
 
 def _split_part(data: bytes) -> Any:

@@ -603,13 +603,11 @@ class ResultSettings:
         None,
         "CELERY_RESULT_CHORD_EXPIRES",
         "How long an unfinished chord is kept. None: as `result_expires`.",
-        later=True,
     )
     result_failure_expires: Seconds | None = setting(
         None,
         "CELERY_RESULT_FAILURE_EXPIRES",
         "How long failures are kept. None: as `result_expires`.",
-        later=True,
     )
     result_persistent: bool | None = setting(
         None,

@@ -49,37 +49,31 @@ class DatabaseSettings:
 @section("Redis results")
 class RedisSettings:
     redis_backend_use_ssl: Tls | None = setting(
-        None, "CELERY_REDIS_BACKEND_USE_SSL", "TLS options (`ssl_*`) of the connection.", later=True
+        None, "CELERY_REDIS_BACKEND_USE_SSL", "TLS options (`ssl_*`) of the connection."
     )
-    redis_db: int | None = setting(
-        None, "CELERY_REDIS_DB", "Database number, where no URL says it.", later=True, least=0
-    )
-    redis_host: str | None = setting(None, "CELERY_REDIS_HOST", "Host, where no URL says it.", later=True)
+    redis_db: int | None = setting(None, "CELERY_REDIS_DB", "Database number, where no URL says it.", least=0)
+    redis_host: str | None = setting(None, "CELERY_REDIS_HOST", "Host, where no URL says it.")
     redis_max_connections: int | None = setting(
-        None, "CELERY_REDIS_MAX_CONNECTIONS", "Most connections of a process.", later=True, least=1
+        None, "CELERY_REDIS_MAX_CONNECTIONS", "Most connections of a process.", least=1
     )
-    redis_username: str | None = setting(None, "CELERY_REDIS_USERNAME", "Who to log in as.", later=True)
-    redis_password: str | None = setting(None, "CELERY_REDIS_PASSWORD", "With which password.", later=True)
-    redis_port: int | None = setting(
-        None, "CELERY_REDIS_PORT", "Port, where no URL says it.", later=True, least=0
-    )
+    redis_username: str | None = setting(None, "CELERY_REDIS_USERNAME", "Who to log in as.")
+    redis_password: str | None = setting(None, "CELERY_REDIS_PASSWORD", "With which password.")
+    redis_port: int | None = setting(None, "CELERY_REDIS_PORT", "Port, where no URL says it.", least=0)
     redis_socket_timeout: Seconds | None = setting(
         120.0,
         "CELERY_REDIS_SOCKET_TIMEOUT",
         "How long an answer may take. None: as long as it takes.",
-        later=True,
     )
     redis_socket_connect_timeout: Seconds | None = setting(
         None,
         "CELERY_REDIS_SOCKET_CONNECT_TIMEOUT",
         "How long connecting may take. None: as the one above.",
-        later=True,
     )
     redis_retry_on_timeout: bool = setting(
         False, "CELERY_REDIS_RETRY_ON_TIMEOUT", "Ask once more when an answer took too long.", later=True
     )
     redis_socket_keepalive: bool = setting(
-        False, "CELERY_REDIS_SOCKET_KEEPALIVE", "TCP keepalive on the connection.", later=True
+        False, "CELERY_REDIS_SOCKET_KEEPALIVE", "TCP keepalive on the connection."
     )
     redis_backend_health_check_interval: Seconds | None = setting(
         None, "", "A connection idle for longer is pinged before use.", later=True
@@ -87,7 +81,7 @@ class RedisSettings:
     redis_backend_credential_provider: ClassPath | None = setting(
         None, "", "A class that gives user and password.", later=True
     )
-    redis_client_name: str | None = setting(None, "", "Name of the connections in `CLIENT LIST`.", later=True)
+    redis_client_name: str | None = setting(None, "", "Name of the connections in `CLIENT LIST`.")
 
 
 @section("Other result stores")

@@ -6,6 +6,7 @@ with documents of their own, `to_document` and `from_document` for those that ta
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -79,12 +80,36 @@ def from_meta(meta: dict[str, Any], codec: str) -> Record:
 
 def to_document(record: Record) -> bytes:
     """The encoded meta. In JSON the user's values are put in as they are, not decoded."""
+    if record.codec == "pickle":
+        return _pickled(record)
     if record.codec != "json":
         return codecs.dumps(to_meta(record), record.codec)
     if record.stamps:  # values of the sender's own, which may need Celery's extension types
         plain = {name: msgspec.Raw(codecs.dumps(value, "json")) for name, value in record.stamps.items()}
         record = msgspec.structs.replace(record, stamps=plain)
     return msgspec.json.encode(_meta(record, msgspec.Raw))
+
+
+class _Pickled:
+    """Stands for a value, in a pickle, by the pickle of it: whoever stores that need not have its class."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._data,)
+
+
+def _pickled(record: Record) -> bytes:
+    """The meta as a pickle. A worker's parent stores what only executors can open: users' classes are there."""
+    nothing = codecs.dumps(None, "pickle")
+    opaque = {
+        name: data for name in ("result", "args", "kwargs") if (data := getattr(record, name)) is not None
+    }
+    meta = to_meta(msgspec.structs.replace(record, **dict.fromkeys(opaque, nothing)))
+    return codecs.dumps(
+        meta | {name: _Pickled(data) for name, data in opaque.items() if name in meta}, "pickle"
+    )
 
 
 def from_document(data: bytes, codec: str) -> Record:
