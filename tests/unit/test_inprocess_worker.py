@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -455,6 +457,42 @@ def stored(result: Any) -> bool:
     """Whether the backend itself has it, whatever fails."""
     (record,) = result.backend.inner.get([result.id])
     return record is not None and record.state == "SUCCESS"
+
+
+@pytest.mark.parametrize("moment", ["running", "ended"])
+def test_where_ownership_is_a_connection_what_comes_back_is_not_run_again(
+    servers: tuple[FaultyBroker, FaultyBackend], moment: str
+) -> None:
+    """The connection breaks while a task runs; its message comes back to this worker before or after the task ended."""
+    broker, backend = servers
+    broker.traits = replace(broker.traits, leases=False)  # pyright: ignore[reportAttributeAccessIssue]
+    gate, runs = Gate(), Counter[int]()
+    with Celeriac("tests", broker=broker, backend=backend, set_as_current=False, worker_lease=0.5) as app:
+
+        @app.task(name="once")
+        def once(number: int) -> int:
+            runs[number] += 1
+            gate()
+            return number
+
+        with running_worker(app, concurrency=2) as worker:
+            result = once.delay(1)
+            gate.wait()
+            broker.faults.fail("fetch", forever=True)
+            server = broker.inner.server  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+            with server.changed:
+                (holder,) = [each for each in server._holders if each.held]
+                server.remove(holder, died=False)
+            if moment == "running":
+                broker.faults.heal()
+                eventually(lambda: broker.inner.size("celery").unsettled == 1)
+            gate.open.set()
+            if moment == "ended":
+                eventually(lambda: worker._orphans._kept)  # pyright: ignore[reportPrivateUsage]
+                broker.faults.heal()
+            assert result.get(timeout=20) == 1
+            eventually(lambda: broker.inner.size("celery") == NOTHING)
+    assert runs == {1: 1}
 
 
 def test_a_lost_lease_drops_the_outcome(servers: tuple[FaultyBroker, FaultyBackend]) -> None:

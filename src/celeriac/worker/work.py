@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from celeriac.brokers.base import Delivery
-from celeriac.wire.frames import TaskInfo, Verdict
+from celeriac.wire.frames import Outcome, TaskInfo, Verdict
 
 __all__ = ["Work"]
 
@@ -14,6 +14,7 @@ class Work:
     """What the worker's loop knows of one borrowed delivery. Changed on the loop's thread only."""
 
     __slots__ = (
+        "again",
         "decided",
         "delivery",
         "info",
@@ -21,6 +22,7 @@ class Work:
         "limit_hit",
         "lost",
         "number",
+        "outcome",
         "settled",
         "size",
         "started",
@@ -50,6 +52,10 @@ class Work:
         self.settled = False
         #: What becomes of the delivery is decided, and on its way to the broker.
         self.decided = False
+        #: What came of the call, until it is carried out.
+        self.outcome: Outcome | None = None
+        #: The same message, which came once more before that.
+        self.again: Delivery | None = None
         #: The lease was lost: whatever comes of the call is dropped.
         self.lost = False
         #: The hard limit that passed, in seconds, once the executor was killed for it.

@@ -22,6 +22,7 @@ from celeriac.worker.executor import Executor
 from celeriac.worker.fetching import Backoff, Fetched, Fetcher, Retries
 from celeriac.worker.leases import LeaseKeeper
 from celeriac.worker.limits import Limits
+from celeriac.worker.orphans import Orphans
 from celeriac.worker.pacing import Pacer
 from celeriac.worker.pool import Pool
 from celeriac.worker.work import Work
@@ -67,9 +68,8 @@ class Worker:
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
-        self._manifest = manifest
+        self._manifest, self._queues = manifest, queues
         self._broker, self._backend = broker, backend
-        self._queues = queues
         self._clock = clock or SystemClock()
         self._on_ready = on_ready
         self._lease = settings.worker_lease
@@ -90,6 +90,7 @@ class Worker:
         #: Every delivery this worker holds and has not settled, by the delivery and by what it calls.
         self._borrowed: dict[Delivery, Work] = {}
         self._by_key: dict[tuple[str, int] | None, Work] = {}
+        self._orphans = Orphans()
         #: How many deliveries are being settled before they run; set when none is.
         self._settling_first, self._settled_first = 0, asyncio.Event()
         self._shutdown: asyncio.Future[Shutdown] | None = None
@@ -247,16 +248,19 @@ class Worker:
                 now=now,
             )
             work = Work(delivery, admission.task, admission.info, admission.verdict)
-            running = self._by_key.get(work.key)
-            if running is not None and delivery.redelivered and not running.decided and not running.settled:
-                self._adopt(running, delivery)
-                continue
+            if delivery.redelivered:
+                running = self._by_key.get(work.key)
+                if running is not None and self._is_here(running, delivery):
+                    continue
+                work.outcome = self._orphans.take(work.key)
             self._borrowed[delivery] = work
             if work.key:
                 self._by_key[work.key] = work
             if log:
                 logger.info("Task %s[%s] received", work.task or "?", work.task_id)
-            if self._draining:
+            if work.outcome is not None:
+                self._submit(work)
+            elif self._draining:
                 self._settle(work, Return())
             elif admission.disposition is not None:
                 self._settle(work, admission.disposition)
@@ -267,6 +271,17 @@ class Worker:
             self._give_back(others)
             self._dispatcher.add(kept)
         self._pacer.update()
+
+    def _is_here(self, running: Work, delivery: Delivery) -> bool:
+        """Whether the call of a delivery runs here already, or ended and is not carried out yet."""
+        if running.settled or (running.decided and (running.outcome is None or running.again is not None)):
+            return False
+        if running.decided:
+            running.again = delivery
+            self._borrowed[delivery] = running
+        else:
+            self._adopt(running, delivery)
+        return True
 
     def _adopt(self, running: Work, delivery: Delivery) -> None:
         """The same call is here already, under an older claim: from now on it runs for this one."""
@@ -305,14 +320,20 @@ class Worker:
         work = self._dispatcher.answered(executor, outcome.number, outcome.runtime)
         if work is None:
             return
-        work.decided = True
+        work.outcome = outcome
         executor.answered += 1
         if executor.answered == self._max_tasks_per_child:
             self._retire(executor)
         if work.lost:
-            logger.warning("Task %s[%s]: its lease was lost, the outcome is dropped", work.task, work.task_id)
-            self._finish(work)
-            return
+            self._orphan(work)
+        else:
+            self._submit(work)
+
+    def _submit(self, work: Work) -> None:
+        """Have the outcome of a call carried out."""
+        outcome = work.outcome
+        assert outcome is not None
+        work.decided = True
         completion = completion_of(
             work, outcome.disposition, self._clock, record=outcome.record, follow=outcome.follow
         )
@@ -337,8 +358,25 @@ class Worker:
             self._completer.submit(Completion(None, update.record, fence=fence))
 
     def _completed(self, work: Work, held: bool) -> None:
-        if not held:
+        again, work.again = work.again, None
+        if held:
+            if again is not None:
+                self._borrowed.pop(again, None)
+                self._completer.submit(Completion(Settlement(again, ACK)))
+            self._finish(work)
+        elif again is not None:
+            self._borrowed.pop(work.delivery, None)
+            work.delivery = again
+            self._submit(work)
+        else:
+            self._orphan(work)
+
+    def _orphan(self, work: Work) -> None:
+        """What came of a call cannot be carried out: its delivery is not ours any more."""
+        if self._broker.traits.leases or work.key is None or work.outcome is None:
             logger.warning("Task %s[%s]: its lease was lost, the outcome is dropped", work.task, work.task_id)
+        else:
+            self._orphans.keep(work.key, work.outcome)
         self._finish(work)
 
     def _settle(self, work: Work, disposition: Disposition) -> None:
