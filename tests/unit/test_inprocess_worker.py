@@ -461,7 +461,7 @@ def stored(result: Any) -> bool:
 
 @pytest.mark.parametrize("moment", ["running", "ended"])
 def test_where_ownership_is_a_connection_what_comes_back_is_not_run_again(
-    servers: tuple[FaultyBroker, FaultyBackend], moment: str
+    servers: tuple[FaultyBroker, FaultyBackend], moment: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The connection breaks while a task runs; its message comes back to this worker before or after the task ended."""
     broker, backend = servers
@@ -479,6 +479,8 @@ def test_where_ownership_is_a_connection_what_comes_back_is_not_run_again(
             result = once.delay(1)
             gate.wait()
             broker.faults.fail("fetch", forever=True)
+            worker._consumer.wake()  # pyright: ignore[reportPrivateUsage]
+            eventually(lambda: "fetch was made to fail" in caplog.text)
             server = broker.inner.server  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
             with server.changed:
                 (holder,) = [each for each in server._holders if each.held]
