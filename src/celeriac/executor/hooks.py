@@ -19,9 +19,10 @@ logger = logging.getLogger("celeriac.executor")
 def before(run: Run) -> None:
     """Everything that comes before the function. What the task's own hook raises is the task's failure."""
     message, task = run.message, run.task
-    signals.task_prerun.send(
-        sender=task, task_id=message.id, task=task, args=message.args, kwargs=message.kwargs
-    )
+    if signals.task_prerun.connections:
+        signals.task_prerun.send(
+            sender=task, task_id=message.id, task=task, args=message.args, kwargs=message.kwargs
+        )
     task.before_start(message.id, message.args, message.kwargs)
 
 
@@ -35,15 +36,16 @@ def after(run: Run, ended: Ended, runtime: float) -> None:
     except Exception:  # boundary: a hook that fails is logged; the outcome stands
         logger.exception("Task %s: a hook failed", run.log_name)
     message, task = run.message, run.task
-    signals.task_postrun.send(
-        sender=task,
-        task_id=message.id,
-        task=task,
-        args=message.args,
-        kwargs=message.kwargs,
-        retval=retval,
-        state=ended.state,
-    )
+    if signals.task_postrun.connections:
+        signals.task_postrun.send(
+            sender=task,
+            task_id=message.id,
+            task=task,
+            args=message.args,
+            kwargs=message.kwargs,
+            retval=retval,
+            state=ended.state,
+        )
 
 
 def _task_hooks(run: Run, ended: Ended, retval: Any) -> None:

@@ -239,9 +239,23 @@ def _json_object(value: dict[str, Any]) -> Any:
     return read(value["__value__"])
 
 
+def _encode_json(value: Any) -> str:
+    # What most tasks return; the standard library builds an encoder for each value, which costs 3 µs.
+    if value is None:
+        return "null"
+    if value is True or value is False:
+        return "true" if value else "false"
+    return _json_encode(value)
+
+
 _json_encode = json.JSONEncoder(default=_json_default).encode
 _json_decode = json.JSONDecoder(object_hook=_json_object).decode
 _msgspec_decode = msgspec.json.Decoder().decode
+
+
+def is_plain_json(data: bytes) -> bool:
+    """Whether this JSON holds none of Celery's extension types, so that msgspec may read it."""
+    return b"__type__" not in data and b"\\u00" not in data
 
 
 def _decode_json(data: bytes) -> Any:
@@ -250,7 +264,7 @@ def _decode_json(data: bytes) -> Any:
     msgspec knows no extension types, whose mark may be spelt with ``\\u00…`` escapes too. For the rest it
     finds what the standard library finds, or refuses (NaN, lone surrogates, numbers out of range).
     """
-    if b"__type__" not in data and b"\\u00" not in data:
+    if is_plain_json(data):
         try:
             return _msgspec_decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -308,7 +322,7 @@ def _text(data: bytes, content_encoding: str) -> str:
 _by_name: dict[str, _Codec] = {}
 _by_content_type: dict[str, _Codec] = {}
 
-register("json", _json_encode, _decode_json, "application/json")
+register("json", _encode_json, _decode_json, "application/json")
 register("pickle", _encode_pickle, pickle.loads, "application/x-python-serialize", "binary")
 register("yaml", _encode_yaml, _decode_yaml, "application/x-yaml")
 register("msgpack", _encode_msgpack, _decode_msgpack, "application/x-msgpack", "binary")

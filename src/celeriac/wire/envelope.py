@@ -133,16 +133,24 @@ def to_virtual(envelope: Envelope, *, exchange: str, routing_key: str, delivery_
 def from_virtual(data: bytes) -> Envelope:
     """Read what `to_virtual` or Celery wrote. Raises `DecodeError` where it is no envelope."""
     try:
-        document = msgspec.convert(codecs.loads(data, "json"), _Virtual)
+        document = _read(data)
         headers, properties = document.headers or {}, document.properties or {}
-        body = document.body.encode()
-        if properties.pop("body_encoding", None) == "base64":
-            body = base64.b64decode(body)
+        is_base64 = properties.pop("body_encoding", None) == "base64"
+        body = base64.b64decode(document.body) if is_base64 else document.body.encode()
     except (msgspec.ValidationError, ValueError) as exc:
         raise DecodeError(f"not a message envelope: {exc}") from exc
     if reason := unplain((headers, properties)):
         raise DecodeError(f"headers or properties are not plain values: {reason}")
     return Envelope(body, document.content_type or "", document.content_encoding or "", headers, properties)
+
+
+def _read(data: bytes) -> _Virtual:
+    if codecs.is_plain_json(data):
+        try:
+            return _decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # whether it is wrong is for the standard library to say
+    return msgspec.convert(codecs.loads(data, "json"), _Virtual)
 
 
 class _Virtual(msgspec.Struct, rename="kebab"):
@@ -151,3 +159,6 @@ class _Virtual(msgspec.Struct, rename="kebab"):
     content_encoding: str | None = None
     headers: dict[str, Any] | None = None
     properties: dict[str, Any] | None = None
+
+
+_decode = msgspec.json.Decoder(_Virtual).decode
