@@ -33,6 +33,7 @@ from celeriac.testing.worker import running_worker
 from celeriac.topology import Queue
 from celeriac.worker.admission import UNKNOWN_HEADER, UNKNOWN_TRIES
 from celeriac.worker.options import WorkerOptions
+from celeriac.worker.worker import Shutdown
 from support import dead_letters, eventually
 
 NOTHING = QueueSize(0, 0, 0)
@@ -457,6 +458,42 @@ def stored(result: Any) -> bool:
     """Whether the backend itself has it, whatever fails."""
     (record,) = result.backend.inner.get([result.id])
     return record is not None and record.state == "SUCCESS"
+
+
+@pytest.mark.parametrize("method", ["settle", "complete"])
+def test_an_early_acknowledgement_whose_answer_is_lost_loses_no_task(
+    servers: tuple[FaultyBroker, FaultyBackend], method: str
+) -> None:
+    broker, backend = servers
+    plain = backend.inner if method == "complete" else backend
+    with Celeriac("tests", broker=broker, backend=plain, set_as_current=False) as app:
+
+        @app.task(name="early", acks_late=False)
+        def early(number: int) -> int:
+            return number
+
+        results = [early.delay(number) for number in range(5)]
+        broker.faults.fail(method, "after", "after")
+        with running_worker(app):
+            assert [each.get(timeout=20) for each in results] == list(range(5))
+
+
+@pytest.mark.parametrize("how", [Shutdown.WARM, Shutdown.COLD])
+def test_a_worker_whose_broker_does_not_answer_an_early_acknowledgement_can_be_stopped(
+    servers: tuple[FaultyBroker, FaultyBackend], how: Shutdown
+) -> None:
+    broker, backend = servers
+    settings = {"worker_lease": 0.5}
+    with Celeriac("tests", broker=broker, backend=backend, set_as_current=False, **settings) as app:
+
+        @app.task(name="early", acks_late=False)
+        def early() -> None: ...
+
+        broker.faults.fail("settle", forever=True)
+        with running_worker(app) as worker:
+            early.delay()
+            eventually(lambda: broker.inner.size("celery").unsettled == 1)
+            worker.shut_down(how)
 
 
 @pytest.mark.parametrize("moment", ["running", "ended"])

@@ -68,6 +68,8 @@ class _Item(msgspec.Struct, frozen=True):
     #: Called on the loop with whether the lease still held.
     done: Callable[[bool], None] | None
     size: int
+    #: A try whose answer was lost may have settled it.
+    in_doubt: bool = False
 
 
 class Completer:
@@ -98,9 +100,19 @@ class Completer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, completion: Completion, done: Callable[[bool], None] | None = None) -> None:
-        """Have a completion carried out. Any thread."""
-        self._items.put(_Item(completion, done, _size(completion)))
+    def submit(
+        self,
+        completion: Completion,
+        done: Callable[[bool], None] | None = None,
+        *,
+        in_doubt: bool = False,
+    ) -> None:
+        """Have a completion carried out. Any thread.
+
+        `in_doubt`: a delivery that is not held any more when this is tried again was settled by the try whose answer
+        was lost, and counts as held, unless its lease is known to be lost.
+        """
+        self._items.put(_Item(completion, done, _size(completion), in_doubt))
 
     def forget(self, deliveries: Sequence[Delivery]) -> None:
         """These leases are lost: nothing is to be done for them any more."""
@@ -151,6 +163,7 @@ class Completer:
 
     def _carry_out(self, batch: list[_Item]) -> None:
         backoff = Backoff()
+        tried = False
         while True:
             batch = [each for each in batch if not self._is_gone(each)]
             if not batch:
@@ -161,11 +174,14 @@ class Completer:
                 if isinstance(exc, PublishFailed) and exc.unroutable:
                     batch = [_undeliverable(each, exc) for each in batch]
                     continue
+                tried = True
                 delay = backoff.next()
                 logger.error("cannot settle %d tasks: %s; next try in %.1fs", len(batch), exc, delay)
                 if self._giving_up.wait(delay):
                     return
             else:
+                if tried:
+                    lost -= {d for each in batch if each.in_doubt and (d := each.completion.delivery)}
                 self._report(batch, lost)
                 return
 

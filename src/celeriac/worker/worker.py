@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from enum import IntEnum
@@ -168,6 +169,7 @@ class Worker:
             self._shutdown.set_result(how)
         elif how is Shutdown.COLD:
             self._cold = True
+            self._settled_first.set()
             self.pool.kill_all()
 
     async def _wind_down(self, how: Shutdown) -> None:
@@ -182,8 +184,10 @@ class Worker:
             self.pool.kill_all()
         await self.pool.stop()
         if self._settling_first:
-            # Their messages are gone; they are published again before the settle thread ends.
-            await self._settled_first.wait()
+            # Their messages are gone; they are published again before the settle thread ends. If the broker does
+            # not answer, they are not gone, or it will be known who held them.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled_first.wait(), 1.0 if self._cold else 2 * self._lease)
 
     def _give_back_unstarted(self) -> None:
         dispatcher = self._dispatcher
@@ -304,6 +308,7 @@ class Worker:
             if not self._settling_first:
                 self._settled_first.set()
             if not held:
+                logger.warning("Task %s[%s]: its lease was lost before it ran", work.task, work.task_id)
                 self._finish(work)
             elif self._draining:
                 work.settled = True
@@ -311,7 +316,9 @@ class Worker:
                 held = False
             then(held)
 
-        self._completer.submit(Completion(Settlement(work.delivery, ACK)), settled)
+        self._completer.submit(
+            Completion(Settlement(work.delivery, ACK)), settled, in_doubt=self._broker.traits.leases
+        )
 
     # -- complete -------------------------------------------------------------------------------------------
 
