@@ -54,11 +54,10 @@ def admit(
     if info is None:
         return _unknown(delivery, name, now)
     task_id = delivery.envelope.task_id
-    if delivery.attempts > 1:
-        if task_id in succeeded:
-            return Admission(name, info, ACK)
-        if delivery.attempts > max_deliveries:
-            return Admission(name, info, verdict=Verdict("lost", f"handed out {delivery.attempts - 1} times"))
+    if (delivery.redelivered or delivery.attempts > 1) and task_id in succeeded:
+        return Admission(name, info, ACK)
+    if delivery.attempts > max_deliveries:
+        return Admission(name, info, verdict=Verdict("lost", f"handed out {delivery.attempts - 1} times"))
     if task_id in revoked:
         return Admission(name, info, verdict=Verdict("revoked"))
     if headers.get("expires") is not None and _is_past(headers["expires"], now):

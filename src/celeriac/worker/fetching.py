@@ -92,7 +92,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
     deliveries: Sequence[Delivery]
     revoked: Collection[str]
-    #: Ids among those that were attempted before whose SUCCESS is recorded.
+    #: Ids among those that were handed out before whose SUCCESS is recorded.
     succeeded: Collection[str]
 
 
@@ -183,13 +183,13 @@ class Fetcher:
         return Fetched(deliveries, *self._known(deliveries))
 
     def _known(self, deliveries: Sequence[Delivery]) -> tuple[Collection[str], Collection[str]]:
-        """Revoked ids, and those of messages that were attempted, and done, before. A backend that is away is
+        """Revoked ids, and those of messages that were handed out before, and done. A backend that is away is
         no reason to hold work up: then nothing is known."""
         if self._backend is None or self._revocations is None:
             return (), ()
         try:
             revoked = self._revocations.refresh()
-            again = [each.envelope.task_id for each in deliveries if each.attempts > 1]
+            again = [each.envelope.task_id for each in deliveries if each.redelivered or each.attempts > 1]
             records = self._backend.get(again) if again else ()
         except OperationalError as exc:
             logger.warning("result backend: %s", exc)
