@@ -11,11 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from amqp_support import OpenBroker, new_queue, opened, raw, vhost
 
+from amqp_support import OpenBroker, new_queue, opened, raw, vhost
 from celeriac.backends.base import BackendOptions
 from celeriac.backends.memory import MemoryBackend
 from celeriac.brokers.base import Completion, Consumer, Delivery, QueueSize, Settlement
@@ -33,7 +34,7 @@ from celeriac.testing.conformance.harness import (
 from celeriac.testing.plugin import skipped_without_server
 from celeriac.testing.proxy import Proxy
 from celeriac.testing.servers import PrivateRabbitMQ, free_port
-from celeriac.topology import Queue
+from celeriac.topology import Broadcast, Queue
 from celeriac.wire.disposition import ACK, DeadLetter, Defer, Return
 from celeriac.wire.envelope import Outgoing
 from celeriac.wire.record import Record
@@ -105,11 +106,12 @@ def test_what_a_cut_connection_held_is_told_once_and_comes_again(opened: OpenBro
         publisher.publish([outgoing(queue, id) for id in "abc"])
         settled, *held = take(consumer, 3)
         consumer.settle([Settlement(settled, ACK)])
-        assert consumer.renew() == []
+        assert list(consumer.fence(held)) == []  # the server has read what came before
+        assert list(consumer.renew()) == []
         proxy.cut()
         assert set(lose(consumer)) == set(held)
-        assert consumer.renew() == []
-        again = [*reconnect(consumer), *reconnect(consumer)] if len(held) > 2 else take(consumer, 2)
+        assert list(consumer.renew()) == []
+        again = take(consumer, 2)
         assert sorted(ids(again)) == ["b", "c"]
         assert all(each.redelivered for each in again)
         assert consumer.settle([Settlement(each, ACK) for each in again]) == []
@@ -230,7 +232,7 @@ HOLDER = """
 import os, sys
 from celeriac.brokers import open_broker
 from celeriac.brokers.base import BrokerOptions
-from celeriac.topology import Queue
+from celeriac.topology import Broadcast, Queue
 
 consumer = open_broker(sys.argv[1], BrokerOptions()).consumer([Queue(sys.argv[2])], name="doomed")
 [delivery] = consumer.fetch(1, 20)
@@ -399,7 +401,9 @@ def test_settling_beside_the_exchange_of_long_work(opened: OpenBroker, private: 
     consumer.close()
     await_ready(broker, queue, 200)
     assert broker.size(queue.dead).ready == 200
-    name = [each for each in private.rabbitmqctl("list_queues", "name").split() if f"{queue.name}.held" in each]
+    name = [
+        each for each in private.rabbitmqctl("list_queues", "name").split() if f"{queue.name}.held" in each
+    ]
     assert name == []
 
 
@@ -408,10 +412,10 @@ def test_settling_beside_the_exchange_of_long_work(opened: OpenBroker, private: 
 
 def test_a_stalled_server_finds_its_consumers_alive(opened: OpenBroker, private: PrivateRabbitMQ) -> None:
     queue, broker = classic(), opened(private.url, heartbeat=1.0, lease=2.0)
+    set_consumer_timeout(private, 1800.0)
     consumer = broker.consumer([queue], name="w")
     broker.publish([outgoing(queue, "a")])
     [delivery] = take(consumer, 1)
-    set_consumer_timeout(private, 1800.0)
     private.pause()
     try:
         until = time.monotonic() + 4
@@ -482,11 +486,12 @@ def test_who_does_not_fetch_any_more_gives_back_what_is_on_its_way(opened: OpenB
     held = take(draining, 10)
     draining.settle([Settlement(each, ACK) for each in held[:5]])  # the server sends five more
     deadline = time.monotonic() + PATIENCE
-    found: list[str] = []
+    found: list[Delivery] = []
     while len(found) < 10:
         assert list(draining.renew()) == []
-        found += ids(other.fetch(20, 0.2))
+        found += other.fetch(20, 0.2)
         assert time.monotonic() < deadline
+    other.settle([Settlement(each, ACK) for each in found])
     assert draining.settle([Settlement(each, ACK) for each in held[5:]]) == []
     other.close()
     broker.publish([outgoing(queue, "last")])
@@ -507,6 +512,39 @@ def test_a_consumer_that_wants_less_gets_less(opened: OpenBroker) -> None:
         time.sleep(0.1)
         assert time.monotonic() < deadline
     greedy.close()
+
+
+def test_a_queue_that_goes_with_its_last_consumer_stays_while_we_do(opened: OpenBroker) -> None:
+    """Whatever is asked for, and also while nobody fetches."""
+    queue, broker = Broadcast(f"fan-{classic().name}"), opened()
+    consumer = broker.consumer([queue], name="w")
+    assert queue.exchange is not None
+    message = Outgoing(envelope("a"), queue.exchange.name, "")
+    for limit in (1, 50, 2, 300, 1, 999):
+        broker.publish([message])
+        [delivery] = take(consumer, 1)
+        consumer.fetch(limit, 0)
+        consumer.settle([Settlement(delivery, Return())])
+        again = take(consumer, 1)
+        consumer.settle([Settlement(each, ACK) for each in again])
+    broker.publish([message])
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:
+        assert list(consumer.renew()) == []
+        time.sleep(0.1)
+    assert ids(take(consumer, 1)) == ["a"]
+    consumer.close()
+
+
+def test_a_message_of_a_queue_of_our_own_can_wait(opened: OpenBroker) -> None:
+    queue, broker = new_queue(exclusive=True), opened()
+    consumer = broker.consumer([queue], name="w")
+    broker.publish([outgoing(queue, "a")])
+    until = datetime.now(UTC) + timedelta(seconds=1.2)
+    consumer.settle([Settlement(each, Defer(until)) for each in take(consumer, 1)])
+    assert ids(take(consumer, 1)) == ["a"]
+    assert datetime.now(UTC) >= until
+    consumer.close()
 
 
 def test_a_window_that_grows_and_shrinks_reaches_every_message(opened: OpenBroker) -> None:
@@ -641,8 +679,8 @@ def test_the_server_lists_who_we_are(opened: OpenBroker, vhost: str) -> None:
         text=True,
         check=True,
     ).stdout
-    [mine] = [line for line in listed.splitlines() if line.startswith(vhost.rpartition("/")[2])]
-    assert "celeriac worker node@host" in mine
+    [mine] = [line for line in listed.splitlines() if "celeriac worker node@host" in line]
+    assert mine.startswith(vhost.rpartition("/")[2])
     assert str(os.getpid()) in mine
     consumer.close()
 

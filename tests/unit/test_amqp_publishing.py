@@ -12,8 +12,8 @@ from typing import Any
 
 import amqp
 import pytest
-from amqp_support import OpenBroker, new_queue, opened, raw, vhost
 
+from amqp_support import OpenBroker, new_queue, opened, raw, vhost
 from celeriac.errors import ConnectionLost, ImproperlyConfigured, OperationalError, PublishFailed
 from celeriac.testing.conformance.harness import InThread, envelope, ids, in_fork, outgoing, take
 from celeriac.testing.plugin import skipped_without_server
@@ -516,6 +516,22 @@ def test_delayed_messages_go_where_celery_sends_them(opened: OpenBroker, vhost: 
         declare_as_celery(channel)
         message = channel.basic_get("celery_delayed_19", no_ack=True)
     assert message.delivery_info["routing_key"] == f"{bits}.{queue.name}"
+
+
+def test_a_message_that_says_by_itself_when_it_is_due_gets_no_mark(opened: OpenBroker, vhost: str) -> None:
+    queue, broker = new_queue(), opened()
+    due = datetime.now(UTC) + timedelta(seconds=0.7)
+    plain = envelope("eta", eta=due.isoformat())
+    broker.publish([Outgoing(plain, "", queue.name, due=due, queue=queue), outgoing(queue, "mark", due=due)])
+    with raw(vhost) as channel:
+        first, second = channel.basic_get(queue.name), channel.basic_get(queue.name)
+        assert first.headers == plain.headers
+        assert second.headers.keys() - envelope().headers.keys() == {"x-celeriac-due"}
+    consumer = broker.consumer([queue], name="w")
+    found = take(consumer, 2)
+    assert datetime.now(UTC) >= due
+    assert [each.envelope for each in found] == [plain, envelope("mark")]
+    consumer.close()
 
 
 def declare_as_celery(channel: Any) -> None:

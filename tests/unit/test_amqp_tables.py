@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from amqp import basic_message, serialization
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celeriac.amqp.properties import decode_envelope, encode_properties, read_correlation_id
@@ -70,11 +70,13 @@ PLAIN = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text(max_size=40), PLAIN))
 def test_any_table_comes_back(table: dict[str, Any]) -> None:
     assert decode_table(encode_table(table), 0)[0] == table
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=200))
 def test_no_bytes_lead_anywhere_but_to_a_table_or_a_value_error(data: bytes) -> None:
     try:
@@ -161,7 +163,7 @@ def test_what_has_no_form_is_named(value: object, said: str) -> None:
 
 def test_names_are_limited() -> None:
     assert encode_shortstr("ü" * 127)[0] == 254
-    with pytest.raises(Unencodable, match="256 bytes.*at most 255"):
+    with pytest.raises(Unencodable, match=r"256 bytes.*at most 255"):
         encode_shortstr("ü" * 128, "the name of a queue")
     with pytest.raises(Unencodable, match="header"):
         encode_table({"x" * 256: 1})
@@ -230,6 +232,7 @@ def test_a_message_without_properties() -> None:
     assert envelope == type(envelope)(b"", "", "", {}, {})
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=100))
 def test_properties_that_are_none_are_a_value_error(data: bytes) -> None:
     try:

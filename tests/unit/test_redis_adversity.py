@@ -23,7 +23,7 @@ from celeriac.testing.clock import MovableClock
 from celeriac.testing.conformance.harness import InThread, envelope, ids, let_pass, outgoing, take
 from celeriac.testing.plugin import skipped_without_server
 from celeriac.testing.proxy import Proxy
-from celeriac.testing.servers import PrivateRedis
+from celeriac.testing.servers import PrivateRedis, make_certificates
 from celeriac.topology import Exchange, Queue
 from celeriac.wire.disposition import ACK, DeadLetter, Defer, Return
 from celeriac.wire.envelope import Outgoing
@@ -234,6 +234,26 @@ class TestHolders:
         consumer.renew()
         assert ids(consumer.fetch(1, 0)) == ["a"]
 
+    def test_looking_for_such_claims_may_fail_too(
+        self, broker: RedisBroker, consume: Consume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        consumer = consume(broker)
+        broker.publish([outgoing(QUEUE, id) for id in "abc"])
+        consumer._claimer.claim(consumer._registration.holder, 3, 0.0)
+        consumer.renew()
+        ask, asked = broker.links.ask, []
+
+        def breaks_at_the_third(*commands: Any, **options: Any) -> Any:
+            asked.append(commands)
+            if len(asked) == 3:
+                raise ConnectionLost("reset")
+            return ask(*commands, **options)
+
+        monkeypatch.setattr(broker.links, "ask", breaks_at_the_third)
+        with pytest.raises(ConnectionLost):
+            consumer.fetch(3, 0)
+        assert ids(consumer.fetch(3, 0)) == ["a", "b", "c"]
+
     def test_renewing_does_not_wait_for_a_stuck_fetch(self, broker: RedisBroker, consume: Consume) -> None:
         consumer = consume(broker)
         line, stuck = consumer._claimer._opened(), threading.Event()
@@ -253,6 +273,15 @@ class TestHolders:
         assert broker.links.ask(("HVALS", "{q}:celeriac:beats"))[0] != beats
         stuck.set()
         assert list(fetch.result()) == []
+
+    def test_who_left_does_not_come_back_by_renewing(
+        self, broker: RedisBroker, client: Any, consume: Consume
+    ) -> None:
+        consumer = consume(broker)
+        consumer.close()
+        # A heartbeat that had begun before.
+        assert consumer._registration.beat() == (0, {})
+        assert not client.exists("{q}:celeriac:beats")
 
     def test_nothing_is_left_of_consumers_that_left(
         self, broker: RedisBroker, clock: MovableClock, client: Any, consume: Consume
@@ -418,6 +447,49 @@ class TestConnections:
             broker.publish([outgoing(QUEUE)])
             assert client.llen("q") == 3
 
+    def test_what_may_have_arrived_is_not_published_twice(
+        self, redis_url: str, opened: Open, client: Any, clock: MovableClock, consume: Consume
+    ) -> None:
+        with Proxy(redis_url) as proxy:
+            broker = opened(proxy.url)
+            consumer = consume(opened())
+            due = clock.now() + timedelta(hours=1)
+            a, b, later = (
+                outgoing(QUEUE, "a"),
+                outgoing(QUEUE, "b", priority=9),
+                outgoing(QUEUE, "c", due=due),
+            )
+            broker.declare([QUEUE])
+            broker.publish([outgoing(QUEUE, "first")])
+            for batch, reply in (([a], b":2"), ([later], b":1"), ([b, a], b":1")):
+                proxy.cut_reply(reply)
+                with pytest.raises(PublishFailed):
+                    broker.publish(batch)
+                broker.publish(batch)
+                broker.publish([outgoing(QUEUE, "other")])
+            # Published again on purpose, after all went well, it is there again.
+            broker.publish([a])
+        clock.advance(7200)
+        found = take(consumer, consumer.broker.size("q").ready)
+        assert sorted(ids(found)) == ["a", "a", "a", "b", "c", "first", "other", "other", "other"]
+        assert [each.envelope.task_id for each in found if each.redelivered] == ["c"]
+
+    def test_what_may_have_arrived_and_was_taken_is_marked(
+        self, redis_url: str, opened: Open, client: Any, consume: Consume
+    ) -> None:
+        with Proxy(redis_url) as proxy:
+            broker = opened(proxy.url)
+            consumer = consume(opened())
+            broker.publish([outgoing(QUEUE, "x")])
+            doubtful = outgoing(QUEUE, "a")
+            proxy.cut_reply(b":2")
+            with pytest.raises(PublishFailed):
+                broker.publish([doubtful])
+            assert ids(take(consumer, 2)) == ["x", "a"]
+            broker.publish([doubtful])
+            [again] = take(consumer, 1)
+            assert (again.envelope, again.attempts, again.redelivered) == (doubtful.envelope, 1, True)
+
     def test_of_a_batch_those_are_named_that_got_no_answer(
         self, redis_url: str, opened: Open, client: Any
     ) -> None:
@@ -524,6 +596,76 @@ class TestConnections:
                 broker.publish([outgoing(QUEUE, "a")])
             with pytest.raises(ConnectionLost):
                 broker.consumer([QUEUE], name="w")
+
+    def test_encrypted(
+        self, opened: Open, consume: Consume, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        folder = tmp_path_factory.mktemp("tls")
+        certificates = make_certificates(folder)
+        with PrivateRedis(folder, tls=certificates) as server:
+            broker = opened(server.url, ssl={"ssl_ca_certs": str(certificates.authority)})
+            consumer = consume(broker)
+            waiting = InThread(lambda: consumer.fetch(1, 20))
+            broker.publish([Outgoing(envelope("a", b"x" * 300_000), "", "q")])
+            [delivery] = waiting.result()
+            assert list(consumer.settle([Settlement(delivery, ACK)])) == []
+            for n in range(5):
+                broker.publish([outgoing(QUEUE, str(n))])
+            assert len(take(consumer, 5)) == 5
+            # What TLS says by itself is no reason to take a connection for broken.
+            assert (broker.links.breaks, broker._publishing.breaks) == (0, 0)
+            consumer.close()
+
+    def test_over_a_socket_of_this_host(
+        self, opened: Open, consume: Consume, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        folder = tmp_path_factory.mktemp("unix")
+        with PrivateRedis(folder, config={"unixsocket": str(folder / "redis.sock")}):
+            broker = opened(f"redis+socket://{folder}/redis.sock?virtual_host=3")
+            consumer = consume(broker)
+            waiting = InThread(lambda: consumer.fetch(1, 20))
+            broker.publish([outgoing(QUEUE, "a")])
+            assert ids(waiting.result()) == ["a"]
+            consumer.close()
+
+    @pytest.mark.parametrize("scripts", [1, 2], ids=["one script", "step by step"])
+    def test_an_outcome_whose_answer_was_lost_is_not_a_lease_that_was_lost(
+        self,
+        redis_url: str,
+        broker: RedisBroker,
+        consume: Consume,
+        scripts: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        backend = open_backend(redis_url if scripts == 1 else "memory://", BackendOptions())
+        consumer = consume(broker)
+        broker.publish([outgoing(QUEUE, id) for id in "ab"])
+        a, b = take(consumer, 2)
+        unit = consumer.unit(backend)
+        batch = [
+            Completion(Settlement(a, ACK), done("a"), [outgoing(Queue("next"))]),
+            Completion(None, done("b"), fence=b),
+        ]
+        run, left = broker.links.run, [None] * scripts
+
+        def unheard(*args: Any, **options: Any) -> Any:
+            reply = run(*args, **options)
+            left.pop()
+            if not left:
+                monkeypatch.undo()
+                raise ConnectionLost("reset")
+            return reply
+
+        monkeypatch.setattr(broker.links, "run", unheard)
+        with pytest.raises(ConnectionLost):
+            unit.complete(batch)
+        assert broker.size("q").unsettled == 1
+        assert list(unit.complete(batch)) == []
+        assert broker.size("next") == QueueSize(1, 0, 0)
+        assert None not in backend.get(["a", "b"])
+        assert list(consumer.settle([Settlement(a, ACK), Settlement(b, ACK)])) == [a]
+        assert broker.size("q") == QueueSize(0, 0, 0)
+        backend.close()
 
     def test_no_connection_is_left(self, opened: Open, client: Any, consume: Consume) -> None:
         def others() -> int:

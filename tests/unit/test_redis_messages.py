@@ -17,7 +17,7 @@ from celeriac.errors import ImproperlyConfigured, PublishFailed
 from celeriac.redis import letters
 from celeriac.redis.bindings import topic_pattern
 from celeriac.testing.conformance.harness import InThread, envelope, outgoing, take
-from celeriac.topology import Binding, Exchange, Queue
+from celeriac.topology import Binding, Broadcast, Exchange, Queue
 from celeriac.wire.disposition import Ack, DeadLetter, Defer, Disposition, Return
 from celeriac.wire.envelope import Envelope, Outgoing
 from redis_support import client_of
@@ -395,6 +395,17 @@ class TestBroadcasts:
         consumer.settle([Settlement(again, DeadLetter("no"))])
         assert broker.size("mine.dead").ready == 1
         consumer.close()
+
+    def test_nothing_is_left_of_a_queue_of_ones_own(self, broker: Broker, client: Any) -> None:
+        queue = Broadcast("news")
+        consumer = broker.consumer([queue], name="w")
+        assert list(consumer.fetch(1, 0)) == []
+        broker.publish([Outgoing(envelope("a"), "news", "", queue=queue)])
+        [delivery] = take(consumer, 1)
+        consumer.settle([Settlement(delivery, Return())])
+        assert client.llen(queue.name) == 1
+        consumer.close()
+        assert list(client.scan_iter()) == []
 
     def test_nothing_is_left_of_who_listened(self, broker: Broker, client: Any) -> None:
         consumer = broker.consumer([self.ALL], name="w")

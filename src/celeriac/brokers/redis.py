@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 from celeriac.backends.base import ResultBackend
@@ -29,14 +30,14 @@ from celeriac.brokers.base import (
 )
 from celeriac.brokers.lease import LeaseWatch
 from celeriac.brokers.redis_bus import RedisBus
-from celeriac.errors import ImproperlyConfigured, OperationalError, PublishFailed
+from celeriac.errors import ConnectionLost, ImproperlyConfigured, OperationalError, PublishFailed
 from celeriac.redis import RedisServer, letters
 from celeriac.redis.bindings import Bindings, expires_of
 from celeriac.redis.claiming import Claimer
 from celeriac.redis.completing import Claim, Completing, Failure
 from celeriac.redis.layout import Layout
 from celeriac.redis.links import Links
-from celeriac.redis.posting import Posts, seconds
+from celeriac.redis.posting import Posts, is_hopeless, seconds
 from celeriac.redis.registration import Registration
 from celeriac.redis.results import Put
 from celeriac.redis.scripts import Script
@@ -51,8 +52,6 @@ logger = logging.getLogger("celeriac.brokers")
 
 _SIZE = Script("queues.lua", "size.lua")
 _PURGE = Script("queues.lua", "purge.lua")
-#: Seconds between two looks at what Celery's workers left behind.
-_SWEEP = 60.0
 #: Servers whose memory policy was looked at.
 _looked_at: set[Any] = set()
 
@@ -63,10 +62,11 @@ class RedisBroker(Broker):
     Priorities are Celery's here: 0 comes first. Messages to a fanout exchange reach the consumers that listen at that
     moment, at most once; all others are delivered at least once.
 
-    ``broker_transport_options``: Celery's ``visibility_timeout`` (for messages that Celery's own workers took),
-    ``priority_steps``, ``sep``, ``queue_order_strategy``, ``global_keyprefix``, ``fanout_prefix``, ``fanout_patterns``,
-    ``unacked_key``, ``unacked_index_key``, ``unacked_mutex_key``, ``unacked_mutex_expire``, ``deadletter_queue``, those
-    of `RedisServer`; and ``client_tracking``: False to look for messages again and again instead of being told.
+    ``broker_transport_options``: Celery's ``visibility_timeout`` (for messages that Celery's own workers took; looked
+    for every ``unacked_restore_interval`` seconds, 60), ``priority_steps``, ``sep``, ``queue_order_strategy``,
+    ``global_keyprefix``, ``fanout_prefix``, ``fanout_patterns``, ``unacked_key``, ``unacked_index_key``,
+    ``unacked_mutex_key``, ``unacked_mutex_expire``, ``deadletter_queue``, those of `RedisServer`; and
+    ``client_tracking``: False to look for messages again and again instead of being told.
     """
 
     schemes: ClassVar[tuple[str, ...]] = (
@@ -83,13 +83,14 @@ class RedisBroker(Broker):
             url,
             transport=transport,
             ssl=options.ssl,
-            connect_timeout=options.connect_timeout,
+            connect_timeout=min(options.connect_timeout or options.publish_timeout, options.publish_timeout),
             # A lease is renewed every fifth of it: who waits longer for an answer has missed that.
             timeout=options.lease / 5,
         )
         self.layout = Layout(self.server, transport)
         self.visibility_timeout = _number(transport, "visibility_timeout", 3600.0)
         self.mutex_expires = _number(transport, "unacked_mutex_expire", 300.0)
+        self.restore_interval = _number(transport, "unacked_restore_interval", 60.0)
         self.links = Links(self.server, timeout=self.server.timeout)
         publishing = Links(self.server, timeout=options.publish_timeout, limit=options.pool_limit)
         self._publishing = publishing
@@ -184,7 +185,8 @@ class RedisConsumer(Consumer):
             links,
             layout,
             queues,
-            timeout=broker.server.timeout,
+            # What comes may be large; and leases do not depend on it.
+            timeout=broker.options.lease / 2,
             tracking=bool(broker.options.transport.get("client_tracking", True)),
         )
         self.completing = Completing(links, layout, broker.posts, self._clock)
@@ -198,6 +200,8 @@ class RedisConsumer(Consumer):
         )
         #: What our caller was given and did not settle.
         self._given: dict[Claim, Delivery] = {}
+        #: Settled perhaps: the answer was lost. If one of these is not held any more, it was us.
+        self._unanswered: set[Delivery] = set()
         #: One fetch at a time; and while messages change hands nobody looks for claims whose reply was lost.
         self._fetching = threading.Lock()
         self._claiming = threading.Lock()
@@ -205,7 +209,7 @@ class RedisConsumer(Consumer):
         self._in_doubt = False
         self._broadcasts = 0
         self._watch = LeaseWatch[tuple[str, str]](broker.options.lease)
-        self._next_sweep = time.monotonic() + _SWEEP
+        self._next_sweep = time.monotonic() + broker.restore_interval
         self._closed = False
         self._registration.register("")
         self.renew()  # a worker that died is observed from now on
@@ -271,13 +275,10 @@ class RedisConsumer(Consumer):
     def _not_given(self, limit: int | None) -> list[Delivery]:
         """What we hold and our caller does not know of."""
         holder = self._registration.holder
-        known = {(each.queue, each.id) for each in self._given if each.holder == holder}
-        found: list[Delivery] = []
-        for queue, id, data in self._registration.held(known):
-            if limit is not None and len(found) == limit:
-                break
-            found.append(self._give(Claim(queue, id, holder), data))
-        return found
+        known = {(each.queue, each.id) for each in list(self._given) if each.holder == holder}
+        # All are read before one is given: an error on the way must not leave some given to nobody.
+        found = list(islice(self._registration.held(known), limit))
+        return [self._give(Claim(queue, id, holder), data) for queue, id, data in found]
 
     def _give(self, claim: Claim, data: bytes) -> Delivery:
         envelope, attempts, redelivered = letters.read(data, claim.queue)
@@ -302,14 +303,14 @@ class RedisConsumer(Consumer):
         lost = [each for each in _deliveries(batch) if not self._knows(each)]
         missing = set(lost)
         known = [each for each in batch if each.delivery not in missing]
-        failures = self.completing.complete(known, put)
-        failed: list[Failure] = []
-        for each in failures:
-            if each.step != "lost":
-                failed.append(each)
-            elif (delivery := each.completion.delivery) is not None and delivery not in missing:
-                missing.add(delivery)
-                lost.append(delivery)
+        try:
+            failures = self.completing.complete(known, put)
+        except ConnectionLost:
+            self._unanswered.update(_settled(known))
+            raise
+        failed = [each for each in failures if each.step != "lost"]
+        gone = {each.completion.delivery: None for each in failures if each.step == "lost"}
+        lost += [each for each in gone if each is not None and each not in self._unanswered]
         held = {each.completion.delivery for each in failed}
         self._let_go(each for each in _settled(batch) if each not in held)
         self._let_go(lost)
@@ -317,8 +318,9 @@ class RedisConsumer(Consumer):
 
     def lost(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Those of `deliveries` that are ours no longer."""
-        lost = [each for each in deliveries if not self._knows(each)]
-        return [*lost, *self.completing.lost([each for each in deliveries if each not in lost])]
+        lost = {each for each in deliveries if not self._knows(each)}
+        doubtful = [each for each in deliveries if each not in lost and each not in self._unanswered]
+        return [*lost, *self.completing.lost(doubtful)]
 
     def _knows(self, delivery: Delivery) -> bool:
         claim: Claim = delivery.tag
@@ -328,6 +330,7 @@ class RedisConsumer(Consumer):
     def _let_go(self, deliveries: Iterable[Delivery]) -> None:
         """These are settled, or lost."""
         for each in deliveries:
+            self._unanswered.discard(each)
             if self._given.get(each.tag) is each:
                 del self._given[each.tag]
 
@@ -347,7 +350,7 @@ class RedisConsumer(Consumer):
         except OperationalError:
             self._watch.restart()
             raise
-        if held > len(self._given):
+        if held > sum(bool(claim.holder) for claim in list(self._given)):
             self._in_doubt = True
         for (queue, holder), beat in self._watch.look(beats, asked, self._clock.monotonic()).items():
             self._registration.bury(queue, holder, beat)
@@ -360,7 +363,7 @@ class RedisConsumer(Consumer):
 
     def _sweep(self) -> None:
         """Look after what Celery's nodes leave behind, and put the end of our own queues off."""
-        self._next_sweep = time.monotonic() + _SWEEP
+        self._next_sweep = time.monotonic() + self._broker.restore_interval
         restored = self._unacked.sweep()
         if restored:
             logger.warning("put back %d messages that workers of Celery's did not settle in time", restored)
@@ -377,7 +380,16 @@ class RedisConsumer(Consumer):
         with self._fetching:
             self._claimer.close()
             self._registration.leave()
+            for queue in self._queues:
+                if queue.is_fanout and queue.auto_delete:
+                    self._delete(queue.name)
         self._given.clear()
+
+    def _delete(self, queue: str) -> None:
+        """Delete what was put back to a queue of our own: nobody will ask for it."""
+        [others] = self._broker.links.ask(("EXISTS", self._broker.layout.block(queue)[0]))
+        if not others:
+            self._broker.purge(queue)
 
 
 def _deliveries(batch: Iterable[Completion]) -> list[Delivery]:
@@ -425,8 +437,7 @@ class OneScript(Unit):
 
 def _error_of(failures: Sequence[Failure], number: int) -> OperationalError:
     text = f"{len(failures)} of {number} tasks could not be completed: {failures[0].reason}"
-    # A key that is no list takes no message, however often it is tried.
-    hopeless = [each for each in failures if each.step == "publish" and each.reason.startswith("WRONGTYPE")]
+    hopeless = [each for each in failures if each.step == "publish" and is_hopeless(each.reason)]
     if not hopeless:
         return OperationalError(text)
     ids = [outgoing.envelope.task_id for each in hopeless for outgoing in each.completion.follow]

@@ -24,17 +24,13 @@ local function is_registered()
 end
 
 local function promote(b)
-  -- What is due goes to the front, the earliest foremost.
+  -- What is due joins the line as if it were published now, the earliest first. (In front of what waits it would starve
+  -- that, and under load the last to become due would be the first to go.)
   local next_due = call('GET', KEYS[b + NEXT])
   if not next_due or tonumber(next_due) > now then
     return
   end
-  local due = bounded(b, call('ZRANGEBYSCORE', KEYS[b + SCHEDULE], '-inf', ARGV[4], 'LIMIT', 0, 1000))
-  local reversed = {}
-  for n = #due, 1, -1 do
-    reversed[#reversed + 1] = due[n]
-  end
-  unschedule(b, reversed, 'RPUSH')
+  unschedule(b, bounded(b, call('ZRANGEBYSCORE', KEYS[b + SCHEDULE], '-inf', ARGV[4], 'LIMIT', 0, 1000)))
 end
 
 local function take(b, step, left, bytes, reply)

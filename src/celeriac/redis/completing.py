@@ -11,7 +11,17 @@ from celeriac.clock import Clock
 from celeriac.redis import letters
 from celeriac.redis.layout import Layout
 from celeriac.redis.links import Argument, Links
-from celeriac.redis.posting import Broadcast, Later, Posting, Posts, Ready, bounded, schedule_id, seconds
+from celeriac.redis.posting import (
+    Again,
+    Broadcast,
+    Later,
+    Posting,
+    Posts,
+    Ready,
+    bounded,
+    schedule_id,
+    seconds,
+)
 from celeriac.redis.results import Put
 from celeriac.redis.scripts import Script
 from celeriac.wire.disposition import Ack, DeadLetter, Defer, Disposition, Return
@@ -189,6 +199,8 @@ class _Parcel:
                     args += ("S", self._block(queue, ""), repr(due), id, data)
                 case Broadcast(channel, data):
                     args += ("P", channel, data)
+                case Again(key, data):
+                    args += ("L", self._list(key), data)
         args += (1, *item.put) if item.put is not None else (0,)
 
     def _block(self, queue: str, holder: str) -> int:

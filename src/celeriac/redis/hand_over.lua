@@ -7,7 +7,7 @@ local function main()
   if call('HLEN', KEYS[b + BEATS]) > 0 then
     return 0
   end
-  unschedule(b, bounded(b, call('ZRANGE', KEYS[b + SCHEDULE], 0, 999)), 'LPUSH')
+  unschedule(b, bounded(b, call('ZRANGE', KEYS[b + SCHEDULE], 0, 999)))
   return call('ZCARD', KEYS[b + SCHEDULE])
 end
 

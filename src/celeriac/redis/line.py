@@ -14,10 +14,9 @@ import time
 from typing import Any
 
 import redis
-from redis.exceptions import MasterDownError, NoPermissionError, NoScriptError
 
 from celeriac.errors import MissingExtra
-from celeriac.redis.links import Argument, pack
+from celeriac.redis.links import Argument, error_of, pack
 from celeriac.redis.server import RedisServer
 
 try:
@@ -46,7 +45,7 @@ class Line:
         self._sock: Any = self._connection._sock
         self._timeout = timeout
         self._reader: Any = hiredis.Reader(
-            protocolError=redis.InvalidResponse, replyError=_error_of, notEnoughData=_MORE
+            protocolError=redis.InvalidResponse, replyError=error_of, notEnoughData=_MORE
         )
         self._process = os.getpid()
         #: Read, and not handed out yet.
@@ -166,17 +165,3 @@ class Line:
         wake, self._wake = self._wake, -1
         os.close(wake)
         os.close(self._woken)
-
-
-def _error_of(text: str) -> Exception:
-    kind = _COME_AGAIN.get(text.partition(" ")[0], redis.ResponseError)
-    return kind(text)
-
-
-_COME_AGAIN: dict[str, type[redis.RedisError]] = {
-    "LOADING": redis.BusyLoadingError,
-    "READONLY": redis.ReadOnlyError,
-    "MASTERDOWN": MasterDownError,
-    "NOPERM": NoPermissionError,
-    "NOSCRIPT": NoScriptError,
-}

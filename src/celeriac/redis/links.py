@@ -26,7 +26,7 @@ try:
 except ImportError as exc:
     raise MissingExtra("hiredis", "redis", "a Redis server") from exc
 
-__all__ = ["Argument", "Link", "Links", "pack"]
+__all__ = ["Argument", "Link", "Links", "error_of", "pack"]
 
 Argument = str | bytes | int
 
@@ -37,7 +37,8 @@ _MORE = object()
 pack: Callable[[tuple[Argument, ...]], bytes] = cast("Any", hiredis).pack_command
 
 
-def _error_of(text: str) -> Exception:
+def error_of(text: str) -> Exception:
+    """The driver's error for the text of an error reply."""
     return _KINDS.get(text.partition(" ")[0], redis.ResponseError)(text)
 
 
@@ -62,7 +63,7 @@ class Link:
         self._timeout = timeout
         self._sock.settimeout(timeout)
         self._reader: Any = hiredis.Reader(
-            protocolError=redis.InvalidResponse, replyError=_error_of, notEnoughData=_MORE
+            protocolError=redis.InvalidResponse, replyError=error_of, notEnoughData=_MORE
         )
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
@@ -124,19 +125,28 @@ class Links:
             self._begin()
         timeout = self.timeout if timeout is None else timeout
         places = self._places
-        if places is not None and not places.acquire(timeout=timeout):
-            self._raise(redis.TimeoutError(f"all {self._limit} connections were busy for {timeout:.2g} s"))
+        if places is None:
+            return self._exchange(data, replies, timeout)
+        if not places.acquire(blocking=False):
+            began = time.monotonic()
+            if not places.acquire(timeout=timeout):
+                self._raise(
+                    redis.TimeoutError(f"all {self._limit} connections were busy for {timeout:.2g} s")
+                )
+            timeout = max(0.001, timeout - (time.monotonic() - began))
         try:
             return self._exchange(data, replies, timeout)
         finally:
-            if places is not None:
-                places.release()
+            places.release()
 
     def _exchange(self, data: bytes, replies: int, timeout: float) -> list[Any]:
-        free = self._free
         link: Link | None = None
         try:
-            link = self._ready() or Link(self.server, timeout)
+            link = self._ready()
+            if link is None:
+                began = time.monotonic()
+                link = Link(self.server, timeout)
+                timeout = max(0.001, timeout - (time.monotonic() - began))
             found = link.exchange(data, replies, timeout)
         except (redis.RedisError, OSError) as exc:
             self.breaks += 1
@@ -148,11 +158,11 @@ class Links:
             if link is not None:
                 link.close()
             raise
-        if isinstance(found[0], _LEAVE):
+        if isinstance(found[0], _LEAVE) or isinstance(found[-1], _LEAVE):
             self.breaks += 1
             link.close()
         else:
-            free.append(link)
+            self._free.append(link)
         return found
 
     def _ready(self) -> Link | None:

@@ -20,11 +20,26 @@ from celeriac.redis.links import Argument, Links, pack
 from celeriac.redis.scripts import Script
 from celeriac.wire.envelope import Outgoing
 
-__all__ = ["Broadcast", "Later", "Posting", "Posts", "Ready", "bounded", "schedule_id", "seconds"]
+__all__ = [
+    "Broadcast",
+    "Later",
+    "Posting",
+    "Posts",
+    "Ready",
+    "bounded",
+    "is_hopeless",
+    "schedule_id",
+    "seconds",
+]
 
 T = TypeVar("T")
 
 _PUBLISH = Script("queues.lua", "publish.lua")
+_AGAIN = Script("again.lua")
+#: Messages of which it is remembered that they may have been published.
+_DOUBTS = 1000
+#: Bytes of a message that is too large to be remembered.
+_LARGE = 1 << 16
 #: Messages, and roughly bytes, that one command puts somewhere at most.
 _COUNT = 1000
 _BYTES = 1 << 20
@@ -53,15 +68,30 @@ class Broadcast(NamedTuple):
     data: bytes
 
 
-Posting = Ready | Later | Broadcast
+class Again(NamedTuple):
+    """A message that goes into a list, unless it is there."""
+
+    key: str
+    data: bytes
+
+
+Posting = Ready | Later | Broadcast | Again
 
 
 class _Command(NamedTuple):
+    what: str
     packed: bytes
     #: Numbers of the messages that it is for.
     messages: Sequence[int]
-    #: Keys and arguments, where it runs `_PUBLISH`.
-    script: tuple[list[str], list[Argument]] | None = None
+    #: Where it runs a script: which, with what keys and arguments.
+    script: tuple[Script, list[str], list[Argument]] | None = None
+
+
+def _running(
+    what: str, messages: Sequence[int], script: Script, keys: list[str], args: list[Argument]
+) -> _Command:
+    packed = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
+    return _Command(what, packed, messages, (script, keys, args))
 
 
 def schedule_id(step: int) -> str:
@@ -84,6 +114,8 @@ class Posts:
         self._bindings = bindings
         self._timeout = timeout
         self._unroutable = unroutable
+        #: What was published and not answered, by the message's identity: who tries again may not publish it twice.
+        self._doubtful: dict[int, tuple[Outgoing, Sequence[Posting]]] = {}
 
     # -- one message: what `delay` does ------------------------------------------------------------------------
 
@@ -99,19 +131,23 @@ class Posts:
         return (
             not outgoing.exchange
             and outgoing.due is None
-            and (queue is None or (queue.expires is None and self._bindings.knows(queue)))
+            and id(outgoing) not in self._doubtful
+            and (queue is None or (expires_of(queue) is None and self._bindings.knows(queue)))
         )
 
     def _publish_one(self, outgoing: Outgoing) -> None:
         name = outgoing.routing_key
         key = self._layout.ready(name, self._layout.step(outgoing.priority))
-        command = pack(("LPUSH", key, letters.write(outgoing.envelope, "", name)))
+        data = letters.write(outgoing.envelope, "", name)
         try:
-            [reply] = self._links.exchange(command, 1, self._timeout)
+            [reply] = self._links.exchange(pack(("LPUSH", key, data)), 1, self._timeout)
         except OperationalError as exc:
+            self._doubt(outgoing, [Ready(key, data)])
             raise PublishFailed(str(exc), ids=[outgoing.envelope.task_id]) from exc
         if isinstance(reply, Exception):
-            raise PublishFailed(f"{reply} (key {key!r})", ids=[outgoing.envelope.task_id]) from reply
+            ids = [outgoing.envelope.task_id]
+            text = f"{reply} (LPUSH {key})"
+            raise PublishFailed(text, ids=ids, unroutable=is_hopeless(text)) from reply
 
     # -- many --------------------------------------------------------------------------------------------------
 
@@ -120,12 +156,39 @@ class Posts:
         done: set[int] = set()
         try:
             batch = self._not_heard(batch, deadline)
-            postings = self.plan(batch, _left(deadline))
-            self._send(list(self._commands(batch, postings)), deadline, done)
+            postings = [
+                self._again(outgoing, posting)
+                for outgoing, posting in zip(batch, self.plan(batch, _left(deadline)), strict=True)
+            ]
+            self._send(batch, postings, deadline, done)
         except OperationalError as exc:
             ids = [each.envelope.task_id for n, each in enumerate(batch) if n not in done]
-            raise PublishFailed(str(exc), ids=ids) from exc
+            raise PublishFailed(str(exc), ids=ids, unroutable=is_hopeless(str(exc))) from exc
         check_routes(batch, postings)
+
+    def _doubt(self, outgoing: Outgoing, postings: Sequence[Posting]) -> None:
+        """Remember that this may have been published."""
+        if len(outgoing.envelope.body) > _LARGE:
+            return
+        self._doubtful.setdefault(id(outgoing), (outgoing, postings))
+        while len(self._doubtful) > _DOUBTS:
+            self._doubtful.pop(next(iter(self._doubtful)), None)
+
+    def _again(self, outgoing: Outgoing, postings: list[Posting]) -> Sequence[Posting]:
+        """What publishes `outgoing` without doing it twice, where that may have been done."""
+        before = self._doubtful.get(id(outgoing))
+        if before is None:
+            return postings
+        again: list[Posting] = []
+        for posting in before[1]:
+            match posting:
+                case Ready(key, data):
+                    again.append(Again(key, data))
+                case Later(queue, due, id_, data):
+                    again.append(Later(queue, due, id_, letters.marked(data, 0)))
+                case Again() | Broadcast():
+                    again.append(posting)
+        return again
 
     def prepare(self, batch: Sequence[Outgoing]) -> list[list[Posting]]:
         """Where each message goes; raises `PublishFailed` where one goes nowhere."""
@@ -190,45 +253,78 @@ class Posts:
                         ready[key].append((n, data))
                     case Later(queue=queue):
                         later[queue].append((n, posting))
+                    case Again(key, data):
+                        args: list[Argument] = [data, letters.marked(data, 0)]
+                        yield _running(f"LPUSH {key}", [n], _AGAIN, [key], args)
                     case Broadcast(channel, data):
-                        yield _Command(pack(("PUBLISH", channel, data)), [n])
+                        yield _Command(f"PUBLISH {channel}", pack(("PUBLISH", channel, data)), [n])
         for key, messages in ready.items():
             for part in bounded(messages, lambda each: len(each[1])):
-                yield _Command(pack(("LPUSH", key, *(data for _, data in part))), [n for n, _ in part])
+                packed = pack(("LPUSH", key, *(data for _, data in part)))
+                yield _Command(f"LPUSH {key}", packed, [n for n, _ in part])
         for queue, messages in later.items():
             for part in bounded(messages, lambda each: len(each[1].data)):
                 yield self._scheduling(queue, part)
         for queue in {each.queue.name: each.queue for each in batch if each.queue}.values():
             if (expires := expires_of(queue)) is not None:
                 for key in self._layout.all_ready(queue.name):
-                    yield _Command(pack(("PEXPIRE", key, expires)), [])
+                    yield _Command(f"PEXPIRE {key}", pack(("PEXPIRE", key, expires)), [])
 
     def _scheduling(self, queue: str, messages: Sequence[tuple[int, Later]]) -> _Command:
-        keys = self._layout.block(queue)
         args: list[Argument] = [self._layout.sep]
         for _, each in messages:
             args += (repr(each.due), each.id, each.data)
-        packed = pack(("EVALSHA", _PUBLISH.sha, len(keys), *keys, *args))
-        return _Command(packed, [n for n, _ in messages], (keys, args))
+        numbers = [n for n, _ in messages]
+        return _running(f"schedule of {queue}", numbers, _PUBLISH, self._layout.block(queue), args)
 
-    def _send(self, commands: Sequence[_Command], deadline: float, done: set[int]) -> None:
-        """Carry out commands; adds the messages to `done` that the server has. Raises what went wrong, at the end."""
-        failures: list[tuple[Exception, _Command]] = []
-        for part in bounded(commands, lambda each: len(each.packed)):
-            replies = self._links.exchange(b"".join(each.packed for each in part), len(part), _left(deadline))
-            for command, reply in zip(part, replies, strict=True):
-                if isinstance(reply, NoScriptError) and command.script is not None:
-                    self._links.run(_PUBLISH, *command.script, timeout=_left(deadline))
-                    done.update(command.messages)
-                elif isinstance(reply, Exception):
-                    failures.append((reply, command))
-                else:
-                    done.update(command.messages)
-        for _, command in failures:
+    def _send(
+        self,
+        batch: Sequence[Outgoing],
+        postings: Sequence[Sequence[Posting]],
+        deadline: float,
+        done: set[int],
+    ) -> None:
+        """Publish; adds to `done` the numbers of the messages that the server has. Raises what failed, at the end."""
+        commands = list(self._commands(batch, postings))
+        failures: list[tuple[_Command, Exception]] = []
+        try:
+            for part in bounded(commands, lambda each: len(each.packed)):
+                failures += self._send_part(part, deadline, done)
+        except OperationalError:
+            for n, each in enumerate(batch):
+                if n not in done:
+                    self._doubt(each, postings[n])
+            raise
+        for command, _ in failures:
             done.difference_update(command.messages)
+        for n in done if self._doubtful else ():
+            self._doubtful.pop(id(batch[n]), None)
         if failures:
+            # What may be tried again comes before what may not.
+            command, reply = min(failures, key=lambda each: is_hopeless(str(each[1])))
             with self._links.server.errors():
-                raise failures[0][0]
+                raise type(reply)(f"{reply} ({command.what})")
+
+    def _send_part(
+        self, commands: Sequence[_Command], deadline: float, done: set[int]
+    ) -> list[tuple[_Command, Exception]]:
+        data = b"".join(each.packed for each in commands)
+        failures: list[tuple[_Command, Exception]] = []
+        for command, reply in zip(
+            commands, self._links.exchange(data, len(commands), _left(deadline)), strict=True
+        ):
+            if isinstance(reply, NoScriptError) and command.script is not None:
+                self._links.run(*command.script, timeout=_left(deadline))
+            elif isinstance(reply, Exception):
+                failures.append((command, reply))
+                continue
+            done.update(command.messages)
+        return failures
+
+
+def is_hopeless(error: str) -> bool:
+    """Whether a failure stays one, however often it is tried: a key that is no list takes no message."""
+    return "WRONGTYPE" in error
 
 
 def seconds(instant: datetime) -> float:

@@ -85,15 +85,22 @@ local function schedule(b, id, due, message)
   end
 end
 
-local function unschedule(b, ids, command)
-  -- Put these messages into their lists, one after the other, by LPUSH or RPUSH.
-  for _, id in ipairs(ids) do
-    local message = call('HGET', KEYS[b + SCHEDULED], id)
-    if message then
-      call(command, ready_key(b, step_of(id)), message)
+local function unschedule(b, ids)
+  -- Put these messages into their lists, one after the other; at most 1000.
+  if #ids > 0 then
+    local found, lists = call('HMGET', KEYS[b + SCHEDULED], unpack(ids)), {}
+    for n, id in ipairs(ids) do
+      if found[n] then
+        local key = ready_key(b, step_of(id))
+        lists[key] = lists[key] or {}
+        table.insert(lists[key], found[n])
+      end
     end
-    call('HDEL', KEYS[b + SCHEDULED], id)
-    call('ZREM', KEYS[b + SCHEDULE], id)
+    for key, messages in pairs(lists) do
+      call('LPUSH', key, unpack(messages))
+    end
+    call('HDEL', KEYS[b + SCHEDULED], unpack(ids))
+    call('ZREM', KEYS[b + SCHEDULE], unpack(ids))
   end
   move_next(b)
 end

@@ -38,12 +38,13 @@ class Registration:
         self._layout = layout
         self._queues = queues
         self._registering = threading.Lock()
+        self._has_left = False
         self.holder = ""
 
     def register(self, before: str) -> None:
         """Be known under a new name. Of the threads that find the name `before` gone, the first does it."""
         with self._registering:
-            if self.holder != before:
+            if self.holder != before or self._has_left:
                 return
             holder = secrets.token_hex(8)
             beats = [self._layout.block(queue)[0] for queue in self._queues]
@@ -56,25 +57,31 @@ class Registration:
 
     def beat(self) -> Beats:
         """Count a heartbeat, and read everyone's; registers anew where ours is gone."""
-        while True:
+        while not self._has_left:
             holder = self.holder
             keys = [key for queue in self._queues for key in self._layout.block(queue, holder)]
             reply = self._links.run(_RENEW, keys, [self._layout.sep, holder])
             if reply[0]:
-                break
+                return Beats(reply[1], self._beats(reply[2:]))
             self.register(holder)
+        return Beats(0, {})
+
+    def _beats(self, reply: Sequence[Sequence[bytes]]) -> dict[tuple[str, str], int]:
         beats: dict[tuple[str, str], int] = {}
-        for queue, pairs in zip(self._queues, reply[2:], strict=True):
-            for other, beat in zip(pairs[::2], pairs[1::2], strict=True):
-                beats[queue, other.decode()] = int(beat)
-        return Beats(reply[1], beats)
+        for queue, pairs in zip(self._queues, reply, strict=True):
+            for holder, beat in zip(pairs[::2], pairs[1::2], strict=True):
+                beats[queue, holder.decode()] = int(beat)
+        return beats
 
     def bury(self, queue: str, holder: str, beat: int) -> None:
         """Put back what a dead holder holds of a queue, unless its counter moved on."""
         self._release(queue, holder, beat=str(beat), counted=True)
 
     def leave(self) -> None:
-        """Put back what we hold, and the schedules that nobody is left to look after."""
+        """Put back what we hold, and the schedules that nobody is left to look after. It is for good."""
+        with self._registering:
+            # A heartbeat that is under way must not take it for a loss.
+            self._has_left = True
         for queue in self._queues:
             self._release(queue, self.holder, beat="", counted=False)
             while self._links.run(_HAND_OVER, self._layout.block(queue), [self._layout.sep]) > 0:

@@ -194,6 +194,7 @@ class RedisServer:
             **self._arguments,
             "db": address.db,
             "socket_timeout": timeout,
+            "socket_connect_timeout": min(timeout, self._arguments["socket_connect_timeout"]),
             "retry": Retry(NoBackoff(), 0),
             "retry_on_error": [],
             "legacy_responses": True,
