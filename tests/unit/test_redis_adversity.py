@@ -93,7 +93,10 @@ def backend(redis_url: str) -> Iterator[ResultBackend]:
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
     """A server that tests may stop, restart and confuse."""
-    users = {"reader": "on >secret ~* &* +@all -evalsha -eval -lpush"}
+    users = {
+        "reader": "on >secret ~* &* +@all -evalsha -eval -lpush",
+        "deaf": "on >secret ~* resetchannels +@all",
+    }
     folder = tmp_path_factory.mktemp("redis")
     with skipped_without_server(), PrivateRedis(folder, users=users) as server:
         yield server
@@ -529,6 +532,23 @@ class TestConnections:
         broker.publish([outgoing(QUEUE)])
         assert client.llen("q") == 2
 
+    def test_a_fetch_from_a_server_that_hangs_ends_in_time(
+        self, redis_url: str, opened: Open, consume: Consume
+    ) -> None:
+        with Proxy(redis_url) as proxy:
+            broker = opened(proxy.url, lease=4 * SHORT)
+            consumer = consume(broker)
+            assert list(consumer.fetch(1, 0)) == []
+            opened().publish([outgoing(QUEUE, "a")])
+            proxy.drop_replies()
+            began = time.monotonic()
+            with pytest.raises(ConnectionLost):
+                consumer.fetch(1, 60)
+            assert time.monotonic() - began < 20 * SHORT
+            proxy.resume()
+            assert ids(take(consumer, 1)) == ["a"]
+            consumer.close()
+
     def test_who_finds_all_connections_in_use_waits_and_then_gives_up(
         self, redis_url: str, opened: Open
     ) -> None:
@@ -690,6 +710,14 @@ class TestComplaints:
             broker.publish([outgoing(QUEUE)])
         with pytest.raises(OperationalError, match="evalsha"):
             broker.size("q")
+
+    def test_a_user_who_may_not_listen_is_told_so(self, private: PrivateRedis, opened: Open) -> None:
+        broker = opened(private.url_of("deaf", "secret"))
+        consumer = broker.consumer([Queue("all", Exchange("news", "fanout"))], name="w")
+        for _ in range(2):
+            with pytest.raises(OperationalError, match=r"may not.*channel"):
+                consumer.fetch(1, 1)
+        consumer.close()
 
     def test_a_memory_policy_that_deletes_is_warned_of_once(
         self, private: PrivateRedis, opened: Open, consume: Consume, caplog: pytest.LogCaptureFixture

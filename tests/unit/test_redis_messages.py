@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from celeriac.backends import open_backend
+from celeriac.backends.base import BackendOptions
 from celeriac.brokers import open_broker
-from celeriac.brokers.base import Broker, BrokerOptions, Delivery, QueueSize, Settlement
+from celeriac.brokers.base import Broker, BrokerOptions, Completion, Delivery, QueueSize, Settlement
 from celeriac.errors import ImproperlyConfigured, PublishFailed
 from celeriac.redis import letters
 from celeriac.redis.bindings import topic_pattern
@@ -395,6 +397,21 @@ class TestBroadcasts:
         consumer.settle([Settlement(again, DeadLetter("no"))])
         assert broker.size("mine.dead").ready == 1
         consumer.close()
+
+    def test_what_follows_a_task_may_be_one(self, broker: Broker, redis_url: str) -> None:
+        consumer, other = broker.consumer([self.ALL], name="w"), Queue("other")
+        assert list(consumer.fetch(1, 0)) == []
+        backend = open_backend(redis_url, BackendOptions())
+        worker = broker.consumer([other], name="w")
+        broker.publish([outgoing(other)])
+        [delivery] = take(worker, 1)
+        follow = [Outgoing(envelope("a"), "news", "key", queue=self.ALL)]
+        assert (
+            list(worker.unit(backend).complete([Completion(Settlement(delivery, Ack()), None, follow)])) == []
+        )
+        assert [each.envelope.task_id for each in take(consumer, 1)] == ["a"]
+        for each in (consumer, worker, backend):
+            each.close()
 
     def test_nothing_is_left_of_a_queue_of_ones_own(self, broker: Broker, client: Any) -> None:
         queue = Broadcast("news")

@@ -116,18 +116,6 @@ class Bindings:
             _UNBIND, [layout.deadlines], [layout.binding(""), layout.permanent_binding("")]
         )
 
-    def remove(self, queue: Queue) -> None:
-        """Strike a queue off."""
-        commands: list[tuple[Argument, ...]] = []
-        for binding in queue.all_bindings():
-            exchange, member = binding.exchange.name, self._member(queue.name, binding)
-            commands.append(("SREM", self._layout.binding(exchange), member))
-            commands.append(("SREM", self._layout.permanent_binding(exchange), member))
-        if commands:
-            self._links.ask(*commands)
-        with self._lock:
-            self._declared.pop(queue.name, None)
-
     # -- routing -----------------------------------------------------------------------------------------------
 
     def learn(self, batch: Sequence[Outgoing]) -> None:
