@@ -91,7 +91,8 @@ class Pool:
 
     async def _fill(self, events: Events) -> None:
         """Start the executors that are missing."""
-        while len(self.executors) < self.size and not self._stopping:
+        # Not from a nursery that died meanwhile: there will be another.
+        while len(self.executors) < self.size and not self._stopping and not self._relaunching:
             await self._start_one(events)
 
     async def _start_one(self, events: Events) -> None:

@@ -187,7 +187,7 @@ class Worker:
             # Their messages are gone; they are published again before the settle thread ends. If the broker does
             # not answer, they are not gone, or it will be known who held them.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._settled_first.wait(), 1.0 if self._cold else 2 * self._lease)
+                await asyncio.wait_for(self._settled_first.wait(), 1.0 if self._cold else self._lease)
 
     def _give_back_unstarted(self) -> None:
         dispatcher = self._dispatcher
@@ -206,7 +206,7 @@ class Worker:
         """Settle what is decided, then leave the broker: it hands out again at once what is left."""
         if self._started:
             self._fetcher.stop()
-        if not self._completer.stop(timeout=1.0 if self._cold else 2 * self._lease):
+        if not self._completer.stop(timeout=1.0 if self._cold else self._lease):
             logger.error("the broker did not take the last outcomes in time; those tasks will be run again")
         lease.stop()
         try:
