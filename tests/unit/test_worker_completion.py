@@ -13,7 +13,7 @@ from celeriac.backends.memory import MemoryBackend
 from celeriac.brokers.base import BrokerOptions, Completion, Delivery, Settlement, Unit
 from celeriac.brokers.memory import MemoryBroker, MemoryConsumer
 from celeriac.clock import SystemClock
-from celeriac.errors import ConnectionLost
+from celeriac.errors import ConnectionLost, OperationalError
 from celeriac.topology import Queue
 from celeriac.wire.disposition import ACK, DeadLetter, Defer, Disposition, Return
 from celeriac.wire.envelope import Envelope, Outgoing
@@ -21,6 +21,7 @@ from celeriac.wire.frames import TaskInfo
 from celeriac.wire.record import Record
 from celeriac.worker.completion import Completer, completion_of
 from celeriac.worker.work import Work
+from support import eventually
 
 
 def envelope(id: str) -> Envelope:
@@ -168,3 +169,43 @@ def test_a_delivery_that_was_settled_first_is_published_anew(
     assert completion.settlement is None
     assert run(bench.completer(), [completion]) == [True]
     assert getattr(bench.broker.size(queue), size) == 1
+
+
+class Picky(Unit):
+    """Takes everything but the SUCCESS of the task `big`."""
+
+    def __init__(self, inner: Unit) -> None:
+        super().__init__(inner.consumer, inner.backend)
+        self._inner = inner
+
+    def complete(self, batch: Sequence[Completion]) -> Sequence[Delivery]:
+        for each in batch:
+            if each.record is not None and (each.record.task_id, each.record.state) == ("big", "SUCCESS"):
+                raise OperationalError("too big")
+        return self._inner.complete(batch)
+
+
+def test_what_the_servers_refuse_holds_up_nothing_and_is_given_up_at_last(bench: Bench) -> None:
+    names = ["big", *"abcdefg"]
+    completer = bench.completer(Picky(bench.consumer.unit(bench.backend)))
+    for each in bench.borrow(*names):
+        completer.submit(Completion(Settlement(each, ACK), record(each.envelope.task_id)))
+    completer.start()
+    eventually(lambda: None not in bench.backend.get(list("abcdefg")))
+    assert list(bench.backend.get(["big"])) == [None]
+
+    def is_given_up() -> bool:
+        (later,) = bench.borrow("later")
+        completer.submit(Completion(Settlement(later, ACK), record("later")))
+        return bench.backend.get(["big"]) != [None]
+
+    eventually(is_given_up)
+    assert completer.stop(timeout=20)
+    (given_up,) = bench.backend.get(["big"])
+    assert (
+        given_up is not None
+        and given_up.state == "FAILURE"
+        and b"cannot be stored: too big" in given_up.result
+    )
+    assert bench.broker.size("q.dead").ready == 1
+    assert bench.broker.size("q").unsettled == 0
