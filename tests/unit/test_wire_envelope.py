@@ -51,6 +51,7 @@ def test_the_envelope_is_written_as_celery_does():
     )
     document = to_virtual(envelope, exchange="", routing_key="inv_q", delivery_tag=TAG)
     assert json.loads(document) == captured
+    assert list(json.loads(document)["properties"]) == list(properties)
     outer, headers = json.loads(document), json.loads(document)["headers"]
     assert (list(outer), list(headers)) == (list(captured), list(captured["headers"]))
 
