@@ -1,103 +1,68 @@
 """Speed of the embedded default: SQLite as broker and result backend, a worker with two executors.
 
-Prints a table, or JSON with ``--json``. Where SQLite sets the limit, the same work by hand stands beside it,
-measured in the same round. ``--peers`` adds Huey on its SQLite storage, installed into a temporary environment.
+Where SQLite sets the limit, the same work by hand stands beside it, measured in the same round. Huey on its SQLite
+storage, the one peer that has it, can be measured too.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import sqlite3
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from operator import truediv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import limits
 import peers
-from processes import Worker, cpu, memory
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from processes import Worker, memory
+from rounds import Failed, Steps
+from table import BY_HAND, OURS, Comparison, Figures, Row, less
 from tasks import new_app
+from watching import rate, reach
 
 from celeriac import Celeriac
 
+HUEY = "huey"
 #: Completions that are not counted at the start of a drain: the executors warm up.
 WARM_UP = 1_000
 #: Calls that are published at once.
 BULK = 1_000
-#: Seconds without any result after which a drain is given up.
-PATIENCE = 30.0
-#: Seconds between two looks at the number of results.
-LOOK = 0.02
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table, and the names of its figures."""
-
-    what: str
-    unit: str
-    figure: str
-    #: The figure of the same work by hand, in SQLite alone.
-    limit: str = ""
-    aim: str = ""
-
 
 ROWS = (
-    Row("enqueue, one by one (`delay`)", "/s", "enqueue", limit="insert"),
+    Row("enqueue, one by one (`delay`)", "/s", "enqueue", by_hand="insert"),
     Row("enqueue, 1,000 at a time (`app.publish`)", "/s", "enqueue in bulk"),
-    Row("drain, results stored", "/s", "drain", limit="take, store result", aim="≥ 20,000"),
-    Row("worker CPU per 1,000 tasks", "ms", "CPU per 1,000"),
-    Row("call → result, idle worker, p50", "ms", "latency p50", aim="≤ 2"),
-    Row("call → result, idle worker, p99", "ms", "latency p99"),
-    Row("spawn → result of the first task", "s", "spawn", aim="≤ 0.4"),
-    Row("CPU of an idle worker", "% of a core", "idle CPU", aim="< 1"),
-    Row("memory of the parent, RSS, idle", "MB", "parent RSS idle", aim="< 45"),
-    Row("memory of the parent, RSS, after the drain", "MB", "parent RSS after drain", aim="< 45"),
-    Row("memory of an executor, RSS, after the drain", "MB", "executor RSS after drain"),
-    Row("memory of an executor, PSS, after the drain", "MB", "executor PSS after drain"),
-    Row("memory of all four processes, RSS, idle", "MB", "all RSS idle", aim="< 110"),
-    Row("memory of all four processes, PSS, idle", "MB", "all PSS idle"),
-    Row("SQLite by hand: insert", "/s", "insert"),
-    Row("SQLite by hand: claim and delete, 64 at a time", "/s", "take"),
-    Row("SQLite by hand: the same, results stored", "/s", "take, store result"),
-    Row("Huey on SQLite: enqueue, one by one", "/s", "huey enqueue", limit="insert"),
-    Row("Huey on SQLite: drain, results stored", "/s", "huey drain", limit="take, store result"),
+    Row("drain, results stored", "/s", "drain", by_hand="take, store result", aim=20_000),
+    Row("claim and delete, 64 at a time", "/s", "take", by_hand="take"),
+    less("worker CPU per 1,000 tasks", "ms", "CPU per 1,000"),
+    less("call → result, idle worker, p50", "ms", "latency p50", aim=2),
+    less("call → result, idle worker, p99", "ms", "latency p99"),
+    less("spawn → result of the first task", "s", "spawn", aim=0.4),
+    less("CPU of an idle worker", "% of a core", "idle CPU", aim=1),
+    less("memory of the parent, RSS, idle", "MB", "parent RSS idle", aim=45),
+    less("memory of the parent, RSS, after the drain", "MB", "parent RSS after drain", aim=45),
+    less("memory of an executor, RSS, after the drain", "MB", "executor RSS after drain"),
+    less("memory of an executor, PSS, after the drain", "MB", "executor PSS after drain"),
+    less("memory of all four processes, RSS, idle", "MB", "all RSS idle", aim=110),
+    less("memory of all four processes, PSS, idle", "MB", "all PSS idle"),
 )
 
 
-class Figures:
-    """What was measured, by name, a value for each round."""
+@dataclass(frozen=True)
+class Sizes:
+    """How much is done in one round."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, name: str, value: float) -> None:
-        self._values.setdefault(name, []).append(value)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def of(self, name: str) -> list[float]:
-        return self._values[name]
-
-    def ratio(self, row: Row) -> float | None:
-        """The part of SQLite's limit that was reached: the median over the rounds."""
-        if not row.limit:
-            return None
-        return statistics.median(map(truediv, self.of(row.figure), self.of(row.limit)))
+    tasks: int
+    calls: int
+    #: Seconds of idleness.
+    idle: float
 
 
-# -- measuring -----------------------------------------------------------------------------------------------
+FULL = Sizes(tasks=20_000, calls=500, idle=10.0)
+QUICK = Sizes(tasks=5_000, calls=200, idle=2.0)
 
 
 @contextlib.contextmanager
@@ -117,6 +82,10 @@ def new_database() -> Iterator[Celeriac]:
             app.close()
 
 
+def new_worker() -> Worker:
+    return Worker([sys.executable, "-m", "celeriac"], folder=Path.cwd())
+
+
 def enqueue_one_by_one(figures: Figures, count: int) -> None:
     with new_database() as app:
         noop = app.tasks["bench.noop"]
@@ -124,7 +93,7 @@ def enqueue_one_by_one(figures: Figures, count: int) -> None:
         started = time.perf_counter()
         for _ in range(count):
             noop.delay()
-        figures.add("enqueue", count / (time.perf_counter() - started))
+        figures.add(OURS, "enqueue", count / (time.perf_counter() - started))
 
 
 def enqueue_and_drain(figures: Figures, count: int) -> None:
@@ -139,46 +108,39 @@ def enqueue_and_drain(figures: Figures, count: int) -> None:
             calls = [app.publisher.lay_out(noop.name, (), {}, task=noop) for _ in range(BULK)]
             app.publish([outgoing for _, outgoing in calls])
             ids += [message.id for message, _ in calls]
-        figures.add("enqueue in bulk", count / (time.perf_counter() - started))
-        with Worker() as worker:
-            figures.add("drain", drain_rate("celeriac.db", "SELECT count(*) FROM celery_taskmeta", count))
-            seconds = sum(map(cpu, worker.all))
-            figures.add("CPU per 1,000", seconds / count * 1000 * 1000)
+        figures.add(OURS, "enqueue in bulk", count / (time.perf_counter() - started))
+        with new_worker() as worker, counter("celeriac.db", "SELECT count(*) FROM celery_taskmeta") as done:
+            figures.add(OURS, "drain", drain_rate(done, count, worker.alive))
+            figures.add(OURS, "CPU per 1,000", worker.cpu() / count * 1000 * 1000)
             weigh(figures, worker, "after drain")
         states = [record.state if record else "nothing" for record in app.backend.get(ids)]
         left = app.broker.size("celery")
         if states.count("SUCCESS") != count or left.ready + left.scheduled + left.unsettled:
-            raise SystemExit(f"{states.count('SUCCESS')} of {count} results, left in the queue: {left}")
+            raise Failed(f"{states.count('SUCCESS')} of {count} results, left in the queue: {left}")
 
 
-def drain_rate(path: str, finished: str, count: int) -> float:
+@contextlib.contextmanager
+def counter(path: str, finished: str) -> Iterator[Callable[[], int]]:
+    """Counts results in a database, by that query."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        yield lambda: database.execute(finished).fetchone()[0]
+
+
+def drain_rate(done: Callable[[], int], count: int, alive: Callable[[], bool]) -> float:
     """Tasks a second between the look that sees the executors warmed up and the one that sees every result.
 
     Looking on leaves the start of the worker out and needs nothing from it.
     """
-    first: tuple[float, int] | None = None
-    done, moved = 0, time.perf_counter()
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        while done < count:
-            time.sleep(LOOK)
-            before, (done,) = done, database.execute(finished).fetchone()
-            now = time.perf_counter()
-            if done != before:
-                moved = now
-            elif now - moved > PATIENCE:
-                raise SystemExit(f"nothing finished for {PATIENCE:.0f} s: {done} of {count} results")
-            if first is None and done >= min(WARM_UP, count // 10):
-                first = now, done
-    assert first is not None
-    return (count - first[1]) / (now - first[0])
+    first = reach(min(WARM_UP, count // 10), done, "results", alive=alive)
+    return rate(first, reach(count, done, "results", alive=alive))
 
 
 def weigh(figures: Figures, worker: Worker, when: str) -> None:
     groups = {"parent": [worker.parent], "executor": worker.executors[:1], "all": worker.all}
     for name, pids in groups.items():
         used = [memory(pid) for pid in pids]
-        figures.add(f"{name} RSS {when}", sum(each.rss for each in used) / 1e6)
-        figures.add(f"{name} PSS {when}", sum(each.pss for each in used) / 1e6)
+        figures.add(OURS, f"{name} RSS {when}", sum(each.rss for each in used) / 1e6)
+        figures.add(OURS, f"{name} PSS {when}", sum(each.pss for each in used) / 1e6)
 
 
 def idle(figures: Figures, calls: int, seconds: float) -> None:
@@ -187,17 +149,17 @@ def idle(figures: Figures, calls: int, seconds: float) -> None:
         noop = app.tasks["bench.noop"]
         first = noop.delay()
         started = time.perf_counter()
-        with Worker() as worker:
+        with new_worker() as worker:
             first.get(timeout=30)
-            figures.add("spawn", time.perf_counter() - started)
+            figures.add(OURS, "spawn", time.perf_counter() - started)
             latencies = sorted(latency(noop) for _ in range(calls))
-            figures.add("latency p50", latencies[calls // 2] * 1000)
-            figures.add("latency p99", latencies[calls * 99 // 100] * 1000)
+            figures.add(OURS, "latency p50", latencies[calls // 2] * 1000)
+            figures.add(OURS, "latency p99", latencies[calls * 99 // 100] * 1000)
             weigh(figures, worker, "idle")
             time.sleep(1)  # the pace of waiting slows down after the last task
-            before = sum(map(cpu, worker.all))
+            before = worker.cpu()
             time.sleep(seconds)
-            figures.add("idle CPU", (sum(map(cpu, worker.all)) - before) / seconds * 100)
+            figures.add(OURS, "idle CPU", (worker.cpu() - before) / seconds * 100)
 
 
 def latency(task: Callable) -> float:
@@ -208,98 +170,27 @@ def latency(task: Callable) -> float:
 
 def by_hand(figures: Figures, count: int) -> None:
     with new_folder() as folder:
-        for what, rate in limits.measure(folder, count).items():
-            figures.add(what, rate)
+        for what, reached in limits.measure(folder, count).items():
+            figures.add(BY_HAND, what, reached)
 
 
 def huey(figures: Figures, peer: peers.Huey, count: int) -> None:
     with new_folder():
-        figures.add("huey enqueue", peer.enqueue(count))
-        with peer.consumer():
-            figures.add("huey drain", drain_rate(peers.DATABASE, peers.FINISHED, count))
+        figures.add(HUEY, "enqueue", peer.enqueue(count))
+        with peer.consumer() as alive, counter(peers.DATABASE, peers.FINISHED) as done:
+            figures.add(HUEY, "drain", drain_rate(done, count, alive))
 
 
-# -- the table -----------------------------------------------------------------------------------------------
-
-
-def run(steps: Mapping[str, Callable[[], None]], rounds: int) -> None:
-    """Take every step once in each round, so that what disturbs the machine disturbs all alike."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task("", total=len(steps) * rounds)
-        for _ in range(rounds):
-            for what, step in steps.items():
-                progress.update(bar, description=what)
-                step()
-                progress.advance(bar)
-
-
-def show(figures: Figures) -> None:
-    """A table that can be read in a terminal, and pasted into a Markdown file."""
-    table = Table(box=box.MARKDOWN)
-    table.add_column("what", no_wrap=True)
-    for heading in ("median", "from … to", "of SQLite by hand", "aim"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in ROWS:
-        if row.figure in figures:
-            values, ratio = figures.of(row.figure), figures.ratio(row)
-            table.add_row(
-                row.what,
-                f"{number(statistics.median(values))} {row.unit}",
-                f"{number(min(values))} … {number(max(values))}",
-                f"{ratio:.0%}" if ratio else "",
-                row.aim,
-            )
-    Console(width=None if sys.stdout.isatty() else 140).print(table, markup=False)
-
-
-def as_json(figures: Figures) -> str:
-    rows = [
-        asdict(row)
-        | {"values": figures.of(row.figure), "median": statistics.median(figures.of(row.figure))}
-        | {"ratio": figures.ratio(row)}
-        for row in ROWS
-        if row.figure in figures
-    ]
-    return json.dumps(rows, indent=2)
-
-
-def number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--tasks", type=int, default=20_000, help="no-op tasks of a round (default: %(default)s)"
-    )
-    parser.add_argument("--calls", type=int, default=500, help="calls for the latency (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="how often each is measured (default: %(default)s)"
-    )
-    parser.add_argument("--idle", type=float, default=10.0, help="seconds of idleness (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--peers", action="store_true", help="measure Huey beside it (installs it)")
-    options = parser.parse_args()
-
+def comparison(sizes: Sizes, peer: peers.Huey | None) -> tuple[Comparison, Steps]:
+    """The table, and the steps that fill it."""
     figures = Figures()
-    with tempfile.TemporaryDirectory(prefix="celeriac-bench-") as environment:
-        steps: dict[str, Callable[[], None]] = {
-            "SQLite by hand": lambda: by_hand(figures, options.tasks),
-            "enqueue one by one": lambda: enqueue_one_by_one(figures, options.tasks),
-            "enqueue in bulk and drain": lambda: enqueue_and_drain(figures, options.tasks),
-            "an idle worker": lambda: idle(figures, options.calls, options.idle),
-        }
-        if options.peers:
-            with Console(stderr=True).status("installing Huey"):
-                peer = peers.Huey(Path(environment))
-            steps["Huey on SQLite"] = lambda: huey(figures, peer, options.tasks)
-        run(steps, options.rounds)
-    if options.json:
-        print(as_json(figures))
-    else:
-        show(figures)
-
-
-if __name__ == "__main__":
-    main()
+    steps: dict[str, Callable[[], None]] = {
+        "SQLite by hand": partial(by_hand, figures, sizes.tasks),
+        "SQLite: enqueue one by one": partial(enqueue_one_by_one, figures, sizes.tasks),
+        "SQLite: enqueue in bulk and drain": partial(enqueue_and_drain, figures, sizes.tasks),
+        "SQLite: an idle worker": partial(idle, figures, sizes.calls, sizes.idle),
+    }
+    if peer is not None:
+        steps["SQLite: Huey"] = partial(huey, figures, peer, sizes.tasks)
+    title = f"SQLite {sqlite3.sqlite_version} as broker and result backend: the embedded default"
+    return Comparison(title, ROWS, figures, peer=HUEY if peer else "", peer_heading="Huey"), steps

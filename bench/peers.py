@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,14 +40,14 @@ class Huey:
         return float(output.stdout)
 
     @contextmanager
-    def consumer(self) -> Iterator[None]:
-        """A consumer of two processes, for as long as the ``with`` lasts."""
+    def consumer(self) -> Iterator[Callable[[], bool]]:
+        """A consumer of two processes, for as long as the ``with`` lasts; says whether it lives."""
         command = [self._bin / "huey_consumer", "huey_app.huey", "-k", "process", "-w", "2", "-q"]
         process = subprocess.Popen(
             command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            yield
+            yield lambda: process.poll() is None
         finally:
             process.terminate()
             process.wait(timeout=30)
