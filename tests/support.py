@@ -1,7 +1,11 @@
-"""Real workers as real processes, for the system tests."""
+"""Real workers as real processes, for the system tests.
+
+A test's app lives in a folder. It uses the embedded database there, or the servers that `move_to` names.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +31,8 @@ __all__ = [
     "dead_letters",
     "eventually",
     "is_dead",
+    "move_to",
+    "servers_of",
 ]
 
 #: How a tasks module begins: `note` writes a line that a `Journal` reads; `hold` waits for a file, whose name it notes.
@@ -45,10 +51,23 @@ def hold(gate, folder=os.getcwd()):
 """
 
 
+def move_to(folder: Path, *, broker: str, backend: str) -> None:
+    """From now on clients and workers of this folder use these servers."""
+    (folder / "servers.json").write_text(json.dumps({"broker": broker, "backend": backend}))
+
+
+def servers_of(folder: Path) -> dict[str, str]:
+    """The URLs of ``broker`` and ``backend``, wherever this process works."""
+    named = folder / "servers.json"
+    if named.exists():
+        urls: dict[str, str] = json.loads(named.read_text())
+        return urls
+    return dict.fromkeys(("broker", "backend"), f"sqlite:///{folder}/celeriac.db")
+
+
 def client_of(folder: Path, **settings: Any) -> Celeriac:
-    """An app on the embedded database in `folder`, wherever this process works."""
-    url = f"sqlite:///{folder}/celeriac.db"
-    return Celeriac("tasks", broker=url, backend=url, set_as_current=False, **settings)
+    """An app on the servers of `folder`."""
+    return Celeriac("tasks", **{**servers_of(folder), "set_as_current": False, **settings})
 
 
 def dead_letters(app: Celeriac, queue: str = "celery") -> list[Envelope]:
@@ -87,13 +106,24 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal"
+        self._read = 0
+        self._lines: list[list[str]] = []
 
     def of(self, *words: object) -> list[list[str]]:
         """What follows `words`, of every line that begins with them."""
         begin = [str(each) for each in words]
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        split = [line.split() for line in lines]
-        return [line[len(begin) :] for line in split if line[: len(begin)] == begin]
+        return [line[len(begin) :] for line in self.lines() if line[: len(begin)] == begin]
+
+    def lines(self) -> list[list[str]]:
+        """The words of every line."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            complete = new[: new.rfind(b"\n") + 1]
+            self._read += len(complete)
+            self._lines += [line.split() for line in complete.decode().splitlines()]
+        return self._lines
 
     def wait_for(self, *words: object, times: int = 1, within: float = 30.0) -> None:
         """Wait until so many lines that begin with `words` were written."""
@@ -108,6 +138,12 @@ class WorkerProcess:
         self.output: list[str] = []
         self._changed = threading.Condition()
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if (folder / "servers.json").exists():
+            urls = servers_of(folder)
+            environment |= {
+                "CELERIAC_BROKER_URL": urls["broker"],
+                "CELERIAC_RESULT_BACKEND": urls["backend"],
+            }
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "celeriac", "-A", app, "worker", "-l", "info"),
@@ -155,10 +191,9 @@ class WorkerProcess:
 
     @property
     def nursery(self) -> int:
-        """Process id of the nursery."""
-        found = children(self.process.pid)
-        assert len(found) == 1, found
-        return found[0]
+        """Process id of the nursery, as soon as there is one."""
+        eventually(lambda: len(children(self.process.pid)) == 1, what="a nursery")
+        return children(self.process.pid)[0]
 
     def executors(self) -> list[int]:
         """Process ids of the living executors."""

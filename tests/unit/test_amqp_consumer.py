@@ -42,7 +42,7 @@ from celeriac.wire.record import Record
 __all__ = ["opened", "vhost"]
 
 #: Seconds that the private server lets a consumer hold a message.
-TIMEOUT = 3.0
+TIMEOUT = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +348,7 @@ def test_long_work_survives_the_servers_consumer_timeout(
     busy, idle = broker.consumer([queue], name="busy"), broker.consumer([queue], name="idle")
     broker.publish([outgoing(queue, "long"), outgoing(queue, "longer")])
     long, longer = take(busy, 2)
-    until = time.monotonic() + 4 * TIMEOUT
+    until = time.monotonic() + 3.5 * TIMEOUT
     while time.monotonic() < until:
         assert list(busy.renew()) == []
         assert ids(idle.fetch(1, 0.2)) == []
@@ -370,9 +370,9 @@ def test_a_servers_shorter_consumer_timeout_is_learned(
     broker.publish([outgoing(queue, "a")])
     [delivery] = take(consumer, 1)
     assert lose(consumer) == [delivery]
-    assert "takes back what a worker holds for 3s" in caplog.text
+    assert "takes back what a worker holds for 2s" in caplog.text
     [delivery] = reconnect(consumer)
-    until = time.monotonic() + 2.5 * TIMEOUT
+    until = time.monotonic() + 2 * TIMEOUT
     while time.monotonic() < until:
         assert list(consumer.renew()) == []
         time.sleep(0.2)
@@ -664,7 +664,7 @@ def test_a_server_that_is_gone_does_not_keep_a_consumer_from_leaving(opened: Ope
         proxy.stall()
         began = time.monotonic()
         consumer.close()
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 5
         broker.close()
     again = opened().consumer([queue], name="w")
     assert ids(take(again, 1)) == ["a"]

@@ -28,7 +28,7 @@ from celeriac.topology import Exchange, Queue
 from celeriac.wire.disposition import ACK, DeadLetter, Defer, Return
 from celeriac.wire.envelope import Outgoing
 from celeriac.wire.record import Record
-from redis_support import client_of
+from redis_support import client_of, commands_of
 from support import eventually
 
 QUEUE = Queue("q")
@@ -172,6 +172,22 @@ class TestSchedule:
         assert list(consumer.fetch(1, 0)) == []
         assert not client.exists("{q}:celeriac:schedule", "{q}:celeriac:next")
 
+    def test_after_the_last_of_ours_was_killed_it_is_celerys(
+        self, broker: RedisBroker, clock: MovableClock, client: Any, consume: Consume, backend: ResultBackend
+    ) -> None:
+        consumer = consume(broker)
+        assert 0 < client.pttl("{q}:celeriac:alive") <= 2000 * broker.options.lease
+        broker.publish(self.later(clock, 2))
+        client.delete("{q}:celeriac:alive")  # as it is two leases later
+        broker.publish(self.later(clock, 1))
+        assert client.llen("q") == 3
+        unit = consume(broker, Queue("other")).unit(backend)
+        unit.complete([Completion(None, None, self.later(clock, 1))])
+        assert client.llen("q") == 4
+        assert list(consumer.renew()) == []
+        broker.publish(self.later(clock, 1))
+        assert broker.size("q") == QueueSize(4, 1, 0)
+
     def test_a_deferred_follow_up_of_a_queue_without_consumers_is_celerys(
         self, broker: RedisBroker, clock: MovableClock, client: Any, consume: Consume, backend: ResultBackend
     ) -> None:
@@ -193,6 +209,60 @@ class TestHolders:
         assert ids(again) == [str(n) for n in range(2500)]
         assert {each.attempts for each in again} == {2}
         assert len(silent.renew()) == 2500
+
+    def test_burying_costs_the_living_no_leases(
+        self, broker: RedisBroker, client: Any, consume: Consume
+    ) -> None:
+        silent, alive = consume(broker), consume(broker)
+        broker.publish([outgoing(QUEUE, str(n)) for n in range(2500)])
+        take(silent, 2500)
+        dead = silent._registration.holder
+        _, beats = alive._registration.beat()
+        alive._lease = 0.0
+        alive._dead["q", dead] = beats["q", dead]
+        for ready in (1000, 2000, 2500):
+            assert list(alive.renew()) == []
+            assert broker.size("q").ready == ready
+        assert not alive._dead
+        assert ids(take(alive, 2500)) == [str(n) for n in range(2500)]
+
+    def test_what_one_holds_is_listed_once_however_much_it_is(
+        self, broker: RedisBroker, client: Any, consume: Consume
+    ) -> None:
+        consumer = consume(broker)
+        broker.publish([outgoing(QUEUE, str(n)) for n in range(4500)])
+        take(consumer, 4500)
+        with commands_of(client) as commands:
+            consumer.close()
+        assert [each[0] for each in commands].count("HKEYS") == 1
+        assert ids(take(consume(broker), 4500)) == [str(n) for n in range(4500)]
+
+    def test_one_whose_server_forgot_it_declares_its_queues_again(
+        self, broker: RedisBroker, opened: Open, client: Any, consume: Consume
+    ) -> None:
+        bound = Queue("bound", Exchange("x", "topic"), "a.*")
+        consumer = consume(broker, bound)
+        client.flushdb()
+        consumer.renew()
+        opened().publish([Outgoing(envelope("a"), "x", "a.b")])
+        assert ids(take(consumer, 1)) == ["a"]
+
+    def test_a_queue_that_expires_does_not_while_it_has_one(
+        self, broker: RedisBroker, client: Any, consume: Consume
+    ) -> None:
+        queue = Queue("q", expires=0.001)
+        consumer = consume(broker, queue)
+        broker.publish([outgoing(queue, id) for id in "abc"])
+        assert client.pttl("q") > 3 * 1000 * broker.options.lease
+        [delivery] = take(consumer, 1)
+        client.pexpire("q", 5000)
+        consumer.renew()
+        assert client.pttl("q") > 3 * 1000 * broker.options.lease
+        client.delete("q")
+        consumer.settle([Settlement(delivery, Return())])
+        consumer.close()
+        assert client.llen("q") == 1
+        assert client.pttl("q") > 0
 
     def test_one_that_is_half_buried_cannot_come_back(
         self, broker: RedisBroker, client: Any, consume: Consume
@@ -403,6 +473,25 @@ class TestScripts:
             client.flushall()
         backend.close()
 
+    def test_retries_with_large_messages_go_few_at_a_time(
+        self, broker: RedisBroker, clock: MovableClock, consume: Consume, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        consumer = consume(broker)
+        large = b"x" * 400_000
+        broker.publish([Outgoing(envelope(id, large), "", "q") for id in "abcdef"])
+        deliveries = take(consumer, 6)
+        run, scripts = broker.links.run, []
+
+        def counted(*args: Any, **options: Any) -> Any:
+            scripts.append(args)
+            return run(*args, **options)
+
+        monkeypatch.setattr(broker.links, "run", counted)
+        retried = [Settlement(each, Defer(clock.now(), each.envelope)) for each in deliveries[:3]]
+        put_back = [Settlement(each, Return()) for each in deliveries[3:]]
+        assert list(consumer.settle([*retried, *put_back])) == []
+        assert len(scripts) == 3
+
     def test_much_at_once(self, broker: RedisBroker, consume: Consume, backend: ResultBackend) -> None:
         consumer, next = consume(broker), Queue("next")
         broker.publish([outgoing(QUEUE, str(n)) for n in range(8500)])
@@ -505,6 +594,28 @@ class TestConnections:
                 broker.publish([Outgoing(envelope(id, large), "", "q") for id in "abc"])
             # Each is a part of its own; the first was answered.
             assert failed.value.ids == ("b", "c")
+
+    def test_a_message_that_reached_one_of_its_two_queues_is_named(
+        self, opened: Open, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broker, exchange = opened(), Exchange("x", "topic")
+        broker.declare([Queue("one", exchange, "k"), Queue("two", exchange, "#")])
+        message = Outgoing(envelope("a", b"x" * 900_000), "x", "k")
+        send, parts = broker._publishing.exchange, []
+
+        def breaks_at_the_second(data: bytes, *args: Any) -> Any:
+            if b"LPUSH" in data[:40]:
+                parts.append(data)
+                if len(parts) == 2:
+                    raise ConnectionLost("reset")
+            return send(data, *args)
+
+        monkeypatch.setattr(broker._publishing, "exchange", breaks_at_the_second)
+        with pytest.raises(PublishFailed) as failed:
+            broker.publish([message])
+        assert failed.value.ids == ("a",)
+        broker.publish([message])
+        assert client.llen("two") == 1
 
     def test_publishing_ends_in_time(self, redis_url: str, opened: Open) -> None:
         with Proxy(redis_url) as proxy:
@@ -616,6 +727,25 @@ class TestConnections:
                 broker.publish([outgoing(QUEUE, "a")])
             with pytest.raises(ConnectionLost):
                 broker.consumer([QUEUE], name="w")
+
+    def test_a_server_that_becomes_a_replica_is_left(
+        self, private: PrivateRedis, opened: Open, consume: Consume
+    ) -> None:
+        broker, backend = opened(private.url), open_backend(private.url, BackendOptions())
+        consumer = consume(broker)
+        broker.publish([outgoing(QUEUE, "a")])
+        [delivery] = take(consumer, 1)
+        batch, unit = [Completion(Settlement(delivery, ACK), done("a"))], consumer.unit(backend)
+        with client_of(private.url) as client:
+            client.replicaof("127.0.0.1", 1)
+            breaks = broker.links.breaks
+            with pytest.raises(ConnectionLost, match=r"READONLY|read only"):
+                unit.complete(batch)
+            assert broker.links.breaks == breaks + 1
+            client.replicaof("NO", "ONE")
+        assert list(unit.complete(batch)) == []
+        assert broker.size("q") == QueueSize(0, 0, 0)
+        backend.close()
 
     def test_encrypted(
         self, opened: Open, consume: Consume, tmp_path_factory: pytest.TempPathFactory
@@ -750,21 +880,34 @@ class TestComplaints:
             assert "volatile-ttl" in caplog.text
             consumer.close()
 
-    def test_a_full_server_keeps_what_it_has(
-        self, private: PrivateRedis, opened: Open, consume: Consume
+    def test_a_full_server_takes_no_more_and_can_be_drained(
+        self, private: PrivateRedis, opened: Open, consume: Consume, clock: MovableClock
     ) -> None:
-        broker = opened(private.url)
+        broker, backend = opened(private.url), open_backend(private.url, BackendOptions())
         consumer = consume(broker)
-        broker.publish([outgoing(QUEUE, id) for id in "abc"])
+        broker.publish([outgoing(QUEUE, id) for id in "abcde"])
         with client_of(private.url) as client:
             a, b = take(consumer, 2)
             client.config_set("maxmemory", 1)
             with pytest.raises(PublishFailed, match="maxmemory"):
                 broker.publish([outgoing(QUEUE)])
-            with pytest.raises(OperationalError):
-                consumer.settle([Settlement(b, Return())])
-            assert list(consumer.settle([Settlement(a, ACK)])) == []
+            unit = consumer.unit(backend)
+            follow = [outgoing(Queue("next"))]
+            with pytest.raises(OperationalError, match="OOM"):
+                unit.complete([Completion(Settlement(a, ACK), done("a"), follow)])
+            assert list(unit.complete([Completion(Settlement(a, ACK), done("a"))])) == []
+            assert list(consumer.renew()) == []
+            assert list(consumer.settle([Settlement(b, Return())])) == []
+            joins = consume(broker)
+            found = [each for _ in range(4) for each in joins.fetch(1, 0)]
+            assert ids(found) == ["b", "c", "d", "e"]
+            later = Defer(clock.now() + timedelta(hours=1))
+            assert list(joins.settle([Settlement(found[0], later), Settlement(found[1], ACK)])) == []
+            joins.close()
+            assert broker.size("q") == QueueSize(2, 1, 0)
+            # A worker comes again until there is room for what it declares.
+            with pytest.raises(ConnectionLost, match="OOM"):
+                opened(private.url).consumer([QUEUE], name="w")
             client.config_set("maxmemory", 0)
-        assert list(consumer.settle([Settlement(b, Return())])) == []
-        assert ids(take(consumer, 2)) == ["b", "c"]
-        broker.purge("q")
+            client.flushall()
+        backend.close()

@@ -16,6 +16,7 @@ from celeriac.brokers.redis import RedisBroker, RedisConsumer
 from celeriac.redis import letters
 from celeriac.testing.clock import MovableClock
 from celeriac.testing.conformance.harness import envelope, take
+from celeriac.testing.proxy import Proxy
 from celeriac.topology import Exchange, Queue
 from redis_support import client_of
 
@@ -129,6 +130,42 @@ class TestSweep:
             taken(str(n), seconds=4000 + n)
         assert consumer._unacked.sweep() == 250
         assert (client.llen("q"), client.hlen("unacked")) == (250, 0)
+
+    def test_a_long_one_costs_no_leases(
+        self, redis_url: str, clock: MovableClock, taken: Taken, client: Any
+    ) -> None:
+        for n in range(60):
+            taken(str(n), seconds=4000)
+        nowhere = taken("nowhere", seconds=5000, exchange="none", key="k")
+        with Proxy(redis_url) as proxy:
+            broker = open_broker(proxy.url, BrokerOptions(clock=clock, lease=3.0))
+            consumer = broker.consumer([Queue("q")], name="w")
+            proxy.delay(0.02)
+            consumer._next_sweep = time.monotonic()
+            renewals = 0
+            while client.hlen("unacked") > 1:
+                began = time.monotonic()
+                assert list(consumer.renew()) == []
+                assert time.monotonic() - began < 1.5
+                renewals += 1
+            assert renewals > 1
+            assert client.hkeys("unacked") == [nowhere.encode()]
+            proxy.resume()
+            consumer.close()
+            broker.close()
+
+    def test_one_that_is_cut_short_goes_on(
+        self, consumer: RedisConsumer, taken: Taken, client: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        taken("nowhere", seconds=5000, exchange="none", key="k")
+        for id in "ab":
+            taken(id, seconds=4000)
+        assert [consumer._unacked.sweep(until=0.0) for _ in range(3)] == [0, 1, 1]
+        assert consumer._unacked.is_unfinished
+        assert consumer._unacked.sweep() == 0
+        assert not consumer._unacked.is_unfinished
+        # Complained of once.
+        assert len(caplog.records) == 1
 
     def test_one_at_a_time(self, consumer: RedisConsumer, taken: Taken, client: Any) -> None:
         taken("a", seconds=4000)

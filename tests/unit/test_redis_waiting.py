@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -129,7 +129,22 @@ def quiet_commands(client: Any, action: Callable[[], None]) -> list[str]:
     return seen
 
 
+@pytest.fixture(scope="module")
+def quiet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    """A server that nobody else uses."""
+    with skipped_without_server(), PrivateRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
 class TestFewWakeUp:
+    """On a server of their own: a database that somebody empties wakes who waits in any of them."""
+
+    @pytest.fixture
+    def redis_url(self, quiet_server: PrivateRedis) -> Iterator[str]:
+        yield quiet_server.url
+        with client_of(quiet_server.url) as client:
+            client.flushall()
+
     def test_one_message_for_many_who_wait(
         self, broker: Broker, queue: Queue, client: Any, fleet: Callable[[int], Fleet]
     ) -> None:
@@ -142,6 +157,18 @@ class TestFewWakeUp:
         broker.declare([queue])
         commands = quiet_commands(client, publish)
         assert len(commands) < 20, commands
+
+    def test_one_scheduled_message_for_many_who_wait(
+        self, broker: Broker, queue: Queue, client: Any, fleet: Callable[[int], Fleet]
+    ) -> None:
+        with closing(broker.consumer([queue], name="has it scheduled")):
+            due = broker.options.clock.now() + timedelta(seconds=3)
+            broker.publish([outgoing(queue, due=due)])
+            # All know of it when they begin to wait.
+            waiting = fleet(60)
+            assert not waiting.fetched
+            commands = quiet_commands(client, lambda: waiting.wait_for(1))
+        assert len(commands) < 30, commands
 
     def test_who_took_one_is_replaced(
         self, broker: Broker, queue: Queue, fleet: Callable[[int], Fleet]

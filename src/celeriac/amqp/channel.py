@@ -191,10 +191,10 @@ class Channel:
                 self._answer(what, payload)
 
     def _answer(self, what: bytes, payload: bytes) -> None:
-        # Answers come in the order of the calls.
-        while self._calls:
-            call = self._calls.popleft()
+        # Answers of one kind come in the order of the calls. Those of different kinds need not: queues speak too.
+        for at, call in enumerate(self._calls):
             if call.answer == what:
+                del self._calls[at]
                 call.finish(payload)
                 break
         if what == methods.CHANNEL_CLOSE_OK:

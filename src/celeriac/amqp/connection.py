@@ -248,7 +248,9 @@ class Connection:
 
 
 def wait_for(read: Sequence[int], write: int | None, timeout: float) -> None:
-    """Wait until one of these can be read or written, or the time is over, or a signal came."""
+    """Wait until one of these can be read or written, or is closed, or the time is over, or a signal came."""
+    if any(fd < 0 for fd in read):
+        return
     if not hasattr(select, "poll"):  # Windows
         select.select(read, () if write is None else (write,), (), timeout)
         return

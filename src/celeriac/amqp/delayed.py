@@ -7,6 +7,7 @@ it to the next. What comes out at the end goes to ``celery_delayed_delivery``, t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -92,9 +93,9 @@ def _arguments(level: int, after: str, type: str) -> dict[str, Any]:
 
 
 def bind(channel: Channel, queue: str, routing_key: str, *, timeout: float) -> None:
-    """Let what was delayed under `routing_key` arrive in a queue."""
+    """Let what was delayed under `routing_key` arrive in a queue; not what only ends in it (``#.b`` is ``a.b`` too)."""
     channel.call(
-        methods.queue_bind(channel.number, queue, DELIVERY, f"#.{routing_key}"),
+        methods.queue_bind(channel.number, queue, DELIVERY, f"{'*.' * _LEVELS}{routing_key}"),
         methods.QUEUE_BIND_OK,
         timeout=timeout,
     )
@@ -123,8 +124,10 @@ def bind_exchange(channel: Channel, queue: Queue, *, timeout: float) -> None:
 def relay(exchange: str, routing_key: str) -> Queue:
     """A queue for messages to a named exchange: they pass through it after their delay, and go on to where
     they were sent, whatever its type. One per exchange and routing key, and it stays."""
+    # One word: Celery binds exchanges to ``#.<key>``, which the end of ours must not be.
+    name = f"celeriac-delayed-{hashlib.sha256(f'{exchange} {routing_key}'.encode()).hexdigest()}"
     return Queue(
-        f"celeriac.delayed.{exchange}.{routing_key}"[:200],
+        name,
         Exchange(""),
         queue_arguments={
             "x-queue-type": "classic",

@@ -38,13 +38,13 @@ def encode_properties(
     content_encoding: str,
     headers: Mapping[str, Any],
     properties: Mapping[str, Any],
-    priority: int,
+    priority: int | None,
 ) -> bytes:
     """Flags and values of a message's properties; those that AMQP has no place for are left out.
 
     Raises `Unencodable` and names what cannot travel.
     """
-    flags = _CONTENT_TYPE | _CONTENT_ENCODING | _HEADERS | _PRIORITY
+    flags = _CONTENT_TYPE | _CONTENT_ENCODING | _HEADERS
     parts = [
         encode_shortstr(content_type, "content_type"),
         encode_shortstr(content_encoding, "content_encoding"),
@@ -54,7 +54,9 @@ def encode_properties(
     if mode is not None:
         flags |= _DELIVERY_MODE
         parts.append(_octet("delivery_mode", mode))
-    parts.append(_octet("priority", priority))
+    if priority is not None:
+        flags |= _PRIORITY
+        parts.append(_octet("priority", priority))
     for name, flag in _REST.items():
         value = properties.get(name)
         if value is not None:

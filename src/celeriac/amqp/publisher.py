@@ -202,7 +202,6 @@ class Line:
 
     def _wait_until_unblocked(self, deadline: float) -> None:
         """What is sent to a server that takes nothing would be published when it does, long after we said no."""
-        self.connection.read()
         while self.connection.blocked is not None:
             left = deadline - time.monotonic()
             if left <= 0:

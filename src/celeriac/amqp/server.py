@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -85,8 +84,7 @@ class AMQPServer:
         self._connect_timeout = connect_timeout
         self._login_method = login_method
         self._shuffle = shuffle
-        self._lock = threading.Lock()
-        #: Which address answered last.
+        #: Which address answered last. No lock: one that is held at a fork would stay so.
         self._current = 0
 
     @property
@@ -131,8 +129,7 @@ class AMQPServer:
                 refused = exc
                 lost.append(str(exc))
             else:
-                with self._lock:
-                    self._current = number
+                self._current = number
                 return connection
         if refused is not None and len(lost) == 1:
             raise refused
@@ -160,9 +157,8 @@ class AMQPServer:
         return Connection(opened, f"RabbitMQ at {address}", patience=patience)
 
     def _order(self) -> list[int]:
-        count = len(self.addresses)
-        with self._lock:
-            order = [(self._current + step) % count for step in range(count)]
+        first, count = self._current, len(self.addresses)
+        order = [(first + step) % count for step in range(count)]
         if self._shuffle:
             random.shuffle(order)
         return order

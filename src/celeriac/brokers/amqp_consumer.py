@@ -14,19 +14,17 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from celeriac.amqp.connection import wait_for
 from celeriac.backends.base import ResultBackend
+from celeriac.brokers.amqp_claim import Claim, goes_to_the_front, sending_of, uncounted
+from celeriac.brokers.amqp_early import Early
 from celeriac.brokers.amqp_hold import Hold, Original
-from celeriac.brokers.amqp_message import ATTEMPTS, Letter, Sending, read_letter
+from celeriac.brokers.amqp_message import Letter, read_letter
 from celeriac.brokers.amqp_session import Parcel, Session
 from celeriac.brokers.base import Completion, Consumer, Delivery, Settlement, Unit
-from celeriac.brokers.dead import dead_letter
 from celeriac.errors import ConnectionLost, OperationalError
 from celeriac.topology import Queue
-from celeriac.wire.disposition import Ack, DeadLetter, Defer, Disposition, Return
-from celeriac.wire.envelope import Envelope, Outgoing
+from celeriac.wire.disposition import Return
 
 if TYPE_CHECKING:
     from celeriac.brokers.amqp import AMQPBroker
@@ -35,45 +33,10 @@ __all__ = ["AMQPConsumer"]
 
 logger = logging.getLogger("celeriac.broker")
 
-#: Seconds that a message which came early is kept back at most, whatever the clocks say.
-_EARLY = 1.0
 #: Seconds without a fetch after which the server is told to send nothing.
 _IDLE = 1.0
 #: The server's complaint about a message that was held for too long.
 _TIMED_OUT = re.compile(r"timed out\. Timeout value used: (\d+) ms")
-
-
-class Claim:
-    """Where a delivery stands: the tag of `Delivery`."""
-
-    __slots__ = ("is_copy", "is_settling", "letter", "queue", "since", "tag")
-
-    def __init__(self, parcel: Parcel, queue: Queue, letter: Letter, *, is_copy: bool) -> None:
-        self.queue = queue
-        self.letter = letter
-        #: The server's number; None: settled already, for a queue that wants no acknowledgement.
-        self.tag: int | None = parcel.tag
-        #: It is a copy in our hold queue.
-        self.is_copy = is_copy
-        #: Somebody is about to give it up: it is not exchanged any more.
-        self.is_settling = False
-        #: When the server began to count how long we hold it.
-        self.since = time.monotonic()
-
-
-class _Early(msgspec.Struct, frozen=True):
-    """A message that is not due yet."""
-
-    parcel: Parcel
-    letter: Letter
-    #: When it is handed out at the latest, on the monotonic clock.
-    latest: float
-
-
-def _goes_to_the_front(claim: Claim, disposition: Disposition) -> bool:
-    """The server can put it back where it was. What it would not remember has to be published anew."""
-    plain = isinstance(disposition, Return) and not disposition.counted
-    return plain and not claim.is_copy and claim.tag is not None
 
 
 class AMQPConsumer(Consumer):
@@ -98,7 +61,7 @@ class AMQPConsumer(Consumer):
         self._hold: Hold | None = None
         self._given: dict[Delivery, Claim] = {}
         self._lost: dict[Delivery, None] = {}
-        self._early: list[_Early] = []
+        self._early = Early(self._clock)
         self._bell, self._ring = socket.socketpair()
         self._bell.setblocking(False)
         self._ring.setblocking(False)
@@ -136,7 +99,7 @@ class AMQPConsumer(Consumer):
         hold = Hold(session, self._broker.own_mail, self._name)
         with self._state:
             self._session, self._hold = session, hold
-            self._early = []
+            self._early = Early(self._clock)
         return session, hold
 
     def _lose(self, session: Session) -> None:
@@ -192,39 +155,19 @@ class AMQPConsumer(Consumer):
             left = deadline - time.monotonic()
             if self._was_woken() or left <= 0:
                 return ()
-            left = min(left, self._until_due(), session.connection.until_tick())
+            left = min(left, self._early.seconds_to_next(), session.connection.until_tick())
             wait_for([session.connection.fileno(), self._bell.fileno()], None, left)
 
     def _take(self, session: Session, limit: int) -> list[tuple[Parcel, Letter]]:
         """What may be handed out now: first what had to wait until it is due. Under the lock."""
-        taken: list[tuple[Parcel, Letter]] = []
-        if self._early:
-            now, patient = self._clock.now().timestamp(), time.monotonic()
-            still: list[_Early] = []
-            for each in self._early:
-                ready = (each.letter.due or 0.0) <= now or each.latest <= patient
-                if ready and len(taken) < limit:
-                    taken.append((each.parcel, each.letter))
-                else:
-                    still.append(each)
-            self._early = still
+        taken = self._early.take(limit)
         inbox = session.inbox
         while inbox and len(taken) < limit:
             parcel = inbox.popleft()
             letter = read_letter(parcel.arrival)
-            if letter.due is not None and letter.due > self._clock.now().timestamp():
-                self._early.append(_Early(parcel, letter, time.monotonic() + _EARLY))
-            else:
+            if not self._early.keeps(parcel, letter):
                 taken.append((parcel, letter))
         return taken
-
-    def _until_due(self) -> float:
-        if not self._early:
-            return 60.0
-        now, patient = self._clock.now().timestamp(), time.monotonic()
-        return max(
-            0.0, min(min((each.letter.due or 0.0) - now, each.latest - patient) for each in self._early)
-        )
 
     def _hand_out(
         self, session: Session, hold: Hold, taken: Sequence[tuple[Parcel, Letter]]
@@ -243,7 +186,7 @@ class AMQPConsumer(Consumer):
             copy = copies.get(original) if original is not None else None
             if copy is not None:
                 done.append(parcel.tag)
-            claim = Claim(copy[0] if copy else parcel, parcel.queue, letter, is_copy=copy is not None)
+            claim = Claim(copy or parcel, parcel.queue, letter, is_copy=copy is not None)
             if parcel.queue.no_ack and claim.tag is not None:
                 done.append(claim.tag)
                 claim.tag = None
@@ -253,6 +196,9 @@ class AMQPConsumer(Consumer):
         if done:
             with session.lock:
                 session.settle(done)
+                if copies:
+                    # An original that came back now would be a second copy.
+                    session.round_trip()
         with self._state:
             if session is not self._session:
                 raise ConnectionLost("the connection was lost while messages were handed out")
@@ -302,31 +248,60 @@ class AMQPConsumer(Consumer):
                     kept[each.delivery] = each
                     claim.is_settling = True
         if kept and session is not None:
-            lost += self._settle(session, kept)
+            lost += self._settle(session, list(kept.values()))
         return lost
 
-    def _settle(self, session: Session, kept: dict[Delivery, Settlement]) -> list[Delivery]:
-        sendings = [found for each in kept.values() if (found := self._sending(each)) is not None]
-        self._step_aside(session, kept.values())
+    def _settle(self, session: Session, settlements: Sequence[Settlement]) -> list[Delivery]:
+        """Settle what was held a moment ago: publish, then give the tags back. Returns what was lost meanwhile."""
+        now = self._clock.now()
+        sendings = [found for each in settlements if (found := sending_of(each, now)) is not None]
+        self._step_aside(session, settlements)
         if sendings:
             try:
                 self._broker.own_mail.send(sendings)
             except OperationalError:
-                for delivery in kept:
-                    delivery.tag.is_settling = False
+                for each in settlements:
+                    each.delivery.tag.is_settling = False
                 raise
-        again = [each.tag for each, how in kept.items() if _goes_to_the_front(each.tag, how.disposition)]
+        lost: list[Delivery] | None = None
         try:
-            self._release(session, [each.tag for each in kept], again)
+            with session.lock:
+                self._release(session, settlements)
+                # What was sent counts as done: if the connection ends now, the server may have read it or not.
+                lost = self._forget(settlements)
+                if any(goes_to_the_front(each) for each in settlements):
+                    self._await_return(session)
+            self._nudge(session)
         except ConnectionLost:
             self._lose(session)
-        lost: list[Delivery] = []
+        return self._forget(settlements) if lost is None else lost
+
+    def _release(self, session: Session, settlements: Sequence[Settlement]) -> None:
+        """Give the tags back to the server. Under its lock."""
+        done: list[int] = []
+        again: list[int] = []
+        for each in settlements:
+            claim: Claim = each.delivery.tag
+            if claim.tag is not None:
+                (again if goes_to_the_front(each) else done).append(claim.tag)
+        session.settle(done, again)
+
+    def _forget(self, settlements: Sequence[Settlement]) -> list[Delivery]:
+        """They are settled. Returns those that were not, because they were lost before."""
         with self._state:
-            for delivery in kept:
-                if self._given.pop(delivery, None) is None:
-                    self._lost.pop(delivery, None)
-                    lost.append(delivery)
-        return lost
+            lost = [each.delivery for each in settlements if self._given.pop(each.delivery, None) is None]
+            for delivery in lost:
+                self._lost.pop(delivery, None)
+            return lost
+
+    def _await_return(self, session: Session) -> None:
+        """What was given back is in its queue when this returns, unless the server is slow. Under the lock."""
+        try:
+            session.round_trip()
+        except ConnectionLost:
+            raise
+        except OperationalError as exc:
+            logger.debug("%s", exc)
 
     def _step_aside(self, session: Session, settlements: Iterable[Settlement]) -> None:
         """What goes back to its queue while nobody fetches here is for others."""
@@ -336,40 +311,6 @@ class AMQPConsumer(Consumer):
                     self._pause(session)
             except ConnectionLost:
                 self._lose(session)
-
-    def _sending(self, settlement: Settlement) -> Sending | None:
-        """What has to be published before the delivery is given up; None where the server's own means will do."""
-        delivery, disposition = settlement.delivery, settlement.disposition
-        claim: Claim = delivery.tag
-        before = delivery.attempts - 1
-        match disposition:
-            case Ack():
-                return None
-            case Return(counted=counted):
-                if _goes_to_the_front(claim, disposition):
-                    return None
-                return self._back(claim, delivery.envelope, {ATTEMPTS: before + counted})
-            case Defer(until=until, envelope=envelope):
-                marks = {ATTEMPTS: before} if envelope is None and delivery.redelivered else {}
-                sending = self._back(claim, envelope or delivery.envelope, marks)
-                return Sending(msgspec.structs.replace(sending.outgoing, due=until), marks)
-            case DeadLetter(reason=reason):
-                return Sending(dead_letter(delivery, reason, self._clock.now()))
-
-    def _back(self, claim: Claim, envelope: Envelope, marks: dict[str, int]) -> Sending:
-        """A message for the queue that a delivery came from."""
-        priority = claim.letter.envelope.properties.get("priority") or 0
-        return Sending(Outgoing(envelope, "", claim.queue.name, priority, queue=claim.queue), marks)
-
-    def _release(self, session: Session, claims: Sequence[Claim], again: Collection[Claim]) -> None:
-        """Give the tags back to the server; those of `again` to be handed out again."""
-        with session.lock:
-            front = [each.tag for each in again if each.tag is not None]
-            session.settle([each.tag for each in claims if each.tag is not None and each not in again], front)
-            if again:
-                # They are in their queue when this returns.
-                session.round_trip()
-        self._nudge(session)
 
     # -- leases ----------------------------------------------------------------------------------------------
 
@@ -402,9 +343,7 @@ class AMQPConsumer(Consumer):
             self._exchange_old(session, hold)
 
     def _pause(self, session: Session) -> None:
-        early = [each.parcel.tag for each in self._early]
-        self._early = []
-        session.settle((), early)
+        session.settle((), self._early.clear())
         session.pause()
 
     def _exchange_dues(self) -> list[float]:
@@ -418,21 +357,23 @@ class AMQPConsumer(Consumer):
             old = {
                 Original(claim.tag, claim.letter, claim.queue, delivery.attempts): (delivery, claim)
                 for delivery, claim in self._given.items()
-                if claim.tag is not None and claim.since + self._hold_for <= soon
+                if claim.tag is not None and not claim.is_settling and claim.since + self._hold_for <= soon
             }
         copies = hold.exchange(list(old))
+        if not copies:
+            return
         done: list[int] = []
         with session.lock:
-            for original, (parcel, _) in copies.items():
+            for original, parcel in copies.items():
                 delivery, claim = old[original]
                 with self._state:
-                    is_ours = delivery in self._given and not claim.is_settling
-                if is_ours and claim.tag == original.tag:
-                    claim.tag, claim.is_copy, claim.since = parcel.tag, True, time.monotonic()
-                    done.append(original.tag)
-                else:
-                    done.append(parcel.tag)  # it was settled meanwhile
+                    if delivery in self._given and not claim.is_settling:
+                        claim.becomes(parcel)
+                        done.append(original.tag)
+                    else:
+                        done.append(parcel.tag)  # it was settled meanwhile
             session.settle(done)
+            session.round_trip()
         self._nudge(session)
 
     # -- the end, and units ----------------------------------------------------------------------------------
@@ -471,12 +412,7 @@ class AMQPConsumer(Consumer):
             with session.lock:
                 self._pause(session)
             if copies:
-                self._broker.own_mail.send(
-                    [
-                        self._back(claim, delivery.envelope, {ATTEMPTS: delivery.attempts - 1})
-                        for delivery, claim in copies.items()
-                    ]
-                )
+                self._broker.own_mail.send([uncounted(each) for each in copies])
             with session.lock:
                 session.settle([claim.tag for claim in copies.values() if claim.tag is not None])
                 hold.close()
@@ -484,8 +420,8 @@ class AMQPConsumer(Consumer):
         except ConnectionLost:
             pass  # then the server has everything back already
         except OperationalError as exc:
-            # The server hands them out again, as if this hand-out had been an attempt.
-            logger.warning("cannot return %d messages: %s", len(copies), exc)
+            # The server hands all of it out again, as if that had been attempts.
+            logger.warning("left RabbitMQ without a word: %s", exc)
         finally:
             with session.lock:
                 session.connection.drop()

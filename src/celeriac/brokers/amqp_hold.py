@@ -37,8 +37,9 @@ _TTL = 1.0
 _EXPIRES = 300.0
 #: Seconds that a copy may take to arrive.
 _PATIENCE = 5.0
-#: Seconds until the next try after one that failed.
+#: Seconds until the next try after one that failed and took more than `_SLOW` seconds to do so.
 _PAUSE = 30.0
+_SLOW = 1.0
 
 
 class Original(msgspec.Struct, frozen=True, eq=False):
@@ -84,7 +85,7 @@ class Hold:
             )
         return found
 
-    def exchange(self, originals: Sequence[Original]) -> Mapping[Original, tuple[Parcel, Letter]]:
+    def exchange(self, originals: Sequence[Original]) -> Mapping[Original, Parcel]:
         """Exchange messages for copies. Returns the copies; the originals of these are still to be acked.
 
         Without a copy is left what could not be published, or did not come in time: the server may have
@@ -99,7 +100,7 @@ class Hold:
         except ConnectionLost:
             raise
         except OperationalError as exc:
-            self._pause(exc)
+            self._give_up(exc, 0.0)
             came = {}
         finally:
             # What comes of these from now on comes too late.
@@ -112,12 +113,22 @@ class Hold:
         with self._session.lock:
             for queue in {each.queue.name: each.queue for each in tokens.values()}.values():
                 self._session.own_queue(self.queue_for(queue))
-        try:
-            self._mail.send([self._copy(each, token) for token, each in tokens.items()])
-        except PublishFailed as exc:
-            self._pause(exc)
-            return [token for token, each in tokens.items() if each.letter.envelope.task_id not in exc.ids]
-        return list(tokens)
+        began = time.monotonic()
+        left, failed, tries = dict(tokens), OperationalError(), 0
+        # A connection that broke is tried anew once, at once. What arrives twice is known by its token.
+        while time.monotonic() - began < _SLOW and tries < 2:
+            tries += 1
+            try:
+                self._mail.send([self._copy(each, token) for token, each in left.items()])
+            except PublishFailed as exc:
+                failed = exc
+                left = {
+                    token: each for token, each in left.items() if each.letter.envelope.task_id in exc.ids
+                }
+            else:
+                return list(tokens)
+        self._give_up(failed, time.monotonic() - began)
+        return [token for token in tokens if token not in left]
 
     def _copy(self, original: Original, token: str) -> Sending:
         envelope = original.letter.envelope
@@ -125,9 +136,9 @@ class Hold:
         marks = {ATTEMPTS: original.attempts, TOKEN: token}
         return Sending(Outgoing(envelope, "", queue.name), marks)
 
-    def _collect(self, tokens: list[str]) -> dict[str, tuple[Parcel, Letter]]:
+    def _collect(self, tokens: list[str]) -> dict[str, Parcel]:
         deadline = time.monotonic() + _PATIENCE
-        found: dict[str, tuple[Parcel, Letter]] = {}
+        found: dict[str, Parcel] = {}
         while len(found) < len(tokens):
             with self._session.lock:
                 self._session.receive()
@@ -136,7 +147,7 @@ class Hold:
                 parcel = self._awaited.get(token)
                 if parcel is not None:
                     del self._awaited[token]
-                    found[token] = parcel, read_letter(parcel.arrival)
+                    found[token] = parcel
             if time.monotonic() > deadline:
                 break
             if len(found) < len(tokens):
@@ -167,6 +178,7 @@ class Hold:
         for queue in self._queues.values():
             self._session.delete_own(queue)
 
-    def _pause(self, exc: OperationalError) -> None:
-        self._not_before = time.monotonic() + _PAUSE
-        logger.warning("attempts cannot be counted for %gs, work goes on without: %s", _PAUSE, exc)
+    def _give_up(self, exc: OperationalError, seconds: float) -> None:
+        logger.warning("attempts are not counted now, work goes on without: %s", exc)
+        if seconds > _SLOW:
+            self._not_before = time.monotonic() + _PAUSE

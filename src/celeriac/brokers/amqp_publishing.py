@@ -10,7 +10,7 @@ from typing import NamedTuple
 from celeriac.amqp import delayed
 from celeriac.amqp.publisher import Failures, Line, Post, Publisher
 from celeriac.amqp.tables import Unencodable
-from celeriac.brokers.amqp_message import DUE, Sending, properties_of
+from celeriac.brokers.amqp_message import Sending, due_marks, properties_of
 from celeriac.clock import Clock
 from celeriac.errors import OperationalError, PublishFailed
 from celeriac.topology import Queue
@@ -80,6 +80,9 @@ class Mail:
             line.has_delays = True
         if letter.target in line.bound:
             return
+        queue = letter.outgoing.queue
+        if queue is not None and queue.exclusive and not letter.outgoing.exchange:
+            return  # only its own connection may bind it, and has
         if letter.outgoing.exchange:
             relay = delayed.relay(letter.outgoing.exchange, letter.outgoing.routing_key)
             line.declare([relay], timeout=_left(deadline))
@@ -160,7 +163,7 @@ def _addressed(sending: Sending, now: datetime) -> _Addressed:
     delay = 0.0 if outgoing.due is None else (outgoing.due - now).total_seconds()
     if outgoing.due is None or delay <= 0:
         return _Addressed(sending, 0, "")
-    marked = Sending(outgoing, {**sending.marks, DUE: outgoing.due.timestamp()})
+    marked = Sending(outgoing, {**sending.marks, **due_marks(outgoing)})
     target = outgoing.routing_key
     if outgoing.exchange:
         target = delayed.relay(outgoing.exchange, outgoing.routing_key).name

@@ -23,6 +23,8 @@ __all__ = ["Parcel", "Session"]
 _MOST_TAGS = 6
 #: Seconds that an answer may take.
 _TIMEOUT = 5.0
+#: Seconds that each step of the goodbye may take.
+_GOODBYE = 2.0
 #: Seconds that more may be on its way than is asked for.
 _SHRINK_AFTER = 1.0
 
@@ -47,12 +49,18 @@ class _Tag:
         return self.cancel is not None and self.cancel.done and not self.unsettled
 
 
+def _is_private(queue: Queue) -> bool:
+    """Nobody else consumes it, or it goes with its last consumer."""
+    return queue.auto_delete or queue.exclusive
+
+
 class _Subscription:
     """What we take from one queue."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self.tags: list[_Tag] = []
+        self.is_private = _is_private(queue)
         #: The server ended it: the queue was deleted.
         self.is_gone = False
 
@@ -111,10 +119,11 @@ class Session:
 
     def _bind_delayed(self, queues: Collection[Queue]) -> None:
         """What others delayed for these queues is to arrive, also after a queue was deleted and made anew."""
-        quorum = any(each.queue_arguments.get("x-queue-type") == "quorum" for each in queues)
+        # Celery delays at the server where a queue is a quorum queue, and relies on workers to declare it.
+        needed = any(each.queue_arguments.get("x-queue-type") == "quorum" for each in queues)
         channel = self.connection.channel()
-        if quorum:
-            # Celery delays at the server where a queue is a quorum queue, and relies on workers to declare it.
+        # Nobody but us may bind what is exclusive.
+        if needed or any(each.exclusive for each in queues):
             delayed.declare_delays(channel, self._delayed_type, timeout=30.0)
         elif not exchange_exists(channel, delayed.DELIVERY):
             return
@@ -144,15 +153,20 @@ class Session:
 
     def _grow(self, subscription: _Subscription, number: int) -> list[bytes]:
         # One more consumer adds to what there is. To change the limit of one, it would have to be cancelled.
-        frames: list[bytes] = []
-        most = 1 if subscription.queue.queue_arguments.get("x-single-active-consumer") else _MOST_TAGS
-        if len(subscription.tags) >= most:
-            held = sum(tag.unsettled for tag in subscription.tags)
-            frames = self._cancel(subscription)
-            number += held if most == 1 else 0
         held = sum(tag.unsettled for tag in subscription.tags)
+        if subscription.queue.queue_arguments.get("x-single-active-consumer"):
+            # Only one of them gets anything, and the next one does when it has left.
+            left = self._cancel(subscription, subscription.tags)
+            return left + self._consume(subscription, number + held)
+        if len(subscription.tags) >= _MOST_TAGS:
+            return self._replace(subscription, number)
         # A little more than is asked for where much is held, so that a slow growth takes few steps.
-        return frames + self._consume(subscription, number + held // 8)
+        return self._consume(subscription, number + held // 8)
+
+    def _replace(self, subscription: _Subscription, prefetch: int) -> list[bytes]:
+        """One consumer in place of those there are. It comes first: an auto-delete queue goes with its last."""
+        old = list(subscription.tags)
+        return [*self._consume(subscription, prefetch), *self._cancel(subscription, old)]
 
     def _consume(self, subscription: _Subscription, prefetch: int) -> list[bytes]:
         self._tags = {name: tag for name, tag in self._tags.items() if not tag.is_over}
@@ -171,12 +185,12 @@ class Session:
         self.channel.expect(methods.BASIC_CONSUME_OK)
         return frames
 
-    def _cancel(self, subscription: _Subscription) -> list[bytes]:
+    def _cancel(self, subscription: _Subscription, tags: Iterable[_Tag]) -> list[bytes]:
         frames: list[bytes] = []
-        for tag in subscription.tags:
+        for tag in list(tags):
             frames.append(methods.basic_cancel(self.channel.number, tag.name))
             tag.cancel = self.channel.expect(methods.BASIC_CANCEL_OK)
-        subscription.tags.clear()
+            subscription.tags.remove(tag)
         return frames
 
     def _is_excessive(self, number: int) -> bool:
@@ -194,30 +208,27 @@ class Session:
         self._excess_since = None
         frames: list[bytes] = []
         for subscription in self._subscriptions.values():
-            frames += self._cancel(subscription)
+            frames += self._replace(subscription, number)
         excess: list[int] = []
         while len(self.inbox) > number:
             excess.append(self.inbox.pop().tag)
-        frames += self._give_back(excess)
-        for subscription in self._subscriptions.values():
-            frames += self._consume(subscription, number)
-        return frames
+        return frames + self._give_back(excess)
 
     def pause(self) -> None:
-        """Have the server send nothing more; what came and nobody took goes back."""
+        """Have the server send nothing more; what came and nobody took goes back.
+
+        Queues that are nobody else's go on: what they have is for us, and some would not outlive it.
+        """
         self._paused = True
         frames: list[bytes] = []
         for subscription in self._subscriptions.values():
-            frames += self._cancel(subscription)
-        frames += self._give_back([each.tag for each in self.inbox])
-        self.inbox.clear()
+            if not subscription.is_private:
+                frames += self._cancel(subscription, subscription.tags)
+        kept = [each for each in self.inbox if _is_private(each.queue)]
+        frames += self._give_back([each.tag for each in self.inbox if not _is_private(each.queue)])
+        self.inbox = deque(kept)
         if frames:
             self._send(frames)
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing can come, and nothing has."""
-        return self._paused and not self.inbox
 
     def own_queue(self, queue: Queue) -> None:
         """Make a queue of this consumer's own, whose messages come to `hold`, however many."""
@@ -235,7 +246,7 @@ class Session:
         """Make an end of a queue of our own, if nothing is in it."""
         subscription = self._own.pop(queue.name, None)
         if subscription is not None and not subscription.is_gone:
-            self._send(self._cancel(subscription))
+            self._send(self._cancel(subscription, subscription.tags))
             delete = methods.queue_delete(self.channel.number, queue.name, if_empty=True)
             self.channel.start(delete, methods.QUEUE_DELETE_OK)
 
@@ -262,7 +273,7 @@ class Session:
             parcel = Parcel(arrival, subscription.queue)
             if subscription.queue.name in self._own:
                 self.hold.append(parcel)
-            elif self._paused:
+            elif self._paused and not subscription.is_private:
                 stray.append(arrival.tag)
             else:
                 self.inbox.append(parcel)
@@ -287,19 +298,20 @@ class Session:
             self._call(methods.queue_declare(number, each.queue.name, passive=True), methods.QUEUE_DECLARE_OK)
         self.sort()
 
-    def round_trip(self) -> None:
+    def round_trip(self, *, timeout: float = _TIMEOUT) -> None:
         """Be told by the server that it knows this channel, and has done what it was sent."""
-        self._call(methods.basic_qos(self.channel.number, self._prefetch), methods.BASIC_QOS_OK)
+        qos = methods.basic_qos(self.channel.number, self._prefetch)
+        self._call(qos, methods.BASIC_QOS_OK, timeout)
         self.sort()
 
     def _send(self, frames: Iterable[bytes]) -> None:
         self._check()
         self.channel.send(b"".join(frames))
 
-    def _call(self, method: bytes, answer: bytes) -> None:
+    def _call(self, method: bytes, answer: bytes, timeout: float = _TIMEOUT) -> None:
         self._check()
         try:
-            self.channel.call(method, answer, timeout=_TIMEOUT)
+            self.channel.call(method, answer, timeout=timeout)
         except ChannelClosed:
             self._check()
             raise
@@ -353,5 +365,6 @@ class Session:
         """Leave: what is unsettled goes back, at once and in its order."""
         self.pause()
         self.settle((), list(self._unsettled))
-        self.round_trip()
-        self.connection.close()
+        # What goes back with the end of a connection is not there at once.
+        self.round_trip(timeout=_GOODBYE)
+        self.connection.close(timeout=_GOODBYE)

@@ -36,9 +36,9 @@ from celeriac.redis.bindings import Bindings, expires_of
 from celeriac.redis.claiming import Claimer
 from celeriac.redis.completing import Claim, Completing, Failure
 from celeriac.redis.layout import Layout
-from celeriac.redis.links import Links
+from celeriac.redis.links import Argument, Links
 from celeriac.redis.posting import Posts, is_hopeless, seconds
-from celeriac.redis.registration import Registration
+from celeriac.redis.registration import HALF_BURIED, Registration
 from celeriac.redis.results import Put
 from celeriac.redis.scripts import Script
 from celeriac.redis.unacked import Unacked
@@ -61,6 +61,11 @@ class RedisBroker(Broker):
 
     Priorities are Celery's here: 0 comes first. Messages to a fanout exchange reach the consumers that listen at that
     moment, at most once; all others are delivered at least once.
+
+    What is scheduled lies where Celery does not see it while a consumer of ours is there. The last to leave a queue
+    puts it into the lists, where Celery's workers find it; so does, where the last one was killed, whoever publishes a
+    scheduled message. So after a restart of the only worker its schedule comes back through the list, ahead of what is
+    published then: seconds for 100 000 messages. Where that matters, restart workers one after the other.
 
     ``broker_transport_options``: Celery's ``visibility_timeout`` (for messages that Celery's own workers took; looked
     for every ``unacked_restore_interval`` seconds, 60), ``priority_steps``, ``sep``, ``queue_order_strategy``,
@@ -180,13 +185,14 @@ class RedisConsumer(Consumer):
         self._queues = queues
         self._clock = broker.options.clock
         links, layout = broker.links, broker.layout
-        self._registration = Registration(links, layout, [queue.name for queue in queues])
+        self._lease = broker.options.lease
+        self._registration = Registration(links, layout, broker.bindings, queues, lease=self._lease)
         self._claimer = Claimer(
             links,
             layout,
             queues,
             # What comes may be large; and leases do not depend on it.
-            timeout=broker.options.lease / 2,
+            timeout=self._lease / 2,
             tracking=bool(broker.options.transport.get("client_tracking", True)),
         )
         self.completing = Completing(links, layout, broker.posts, self._clock)
@@ -208,8 +214,11 @@ class RedisConsumer(Consumer):
         #: The server may have given us what we do not know of.
         self._in_doubt = False
         self._broadcasts = 0
-        self._watch = LeaseWatch[tuple[str, str]](broker.options.lease)
+        self._watch = LeaseWatch[tuple[str, str]](self._lease)
+        #: Queue and holder of those who died and are not struck off yet, and where their beat stands.
+        self._dead: dict[tuple[str, str], int] = {}
         self._next_sweep = time.monotonic() + broker.restore_interval
+        self._expiring = [queue for queue in queues if expires_of(queue) is not None]
         self._closed = False
         self._registration.register("")
         self.renew()  # a worker that died is observed from now on
@@ -352,23 +361,43 @@ class RedisConsumer(Consumer):
             raise
         if held > sum(bool(claim.holder) for claim in list(self._given)):
             self._in_doubt = True
-        for (queue, holder), beat in self._watch.look(beats, asked, self._clock.monotonic()).items():
-            self._registration.bury(queue, holder, beat)
-        if time.monotonic() >= self._next_sweep:
-            self._sweep()
+        self._dead.update(self._watch.look(beats, asked, self._clock.monotonic()))
+        self._put_off()
+        self._look_after_others()
         holder = self._registration.holder
         lost = [each for each in list(self._given.values()) if each.tag.holder not in ("", holder)]
         self._let_go(lost)
         return lost
 
-    def _sweep(self) -> None:
-        """Look after what Celery's nodes leave behind, and put the end of our own queues off."""
-        self._next_sweep = time.monotonic() + self._broker.restore_interval
-        restored = self._unacked.sweep()
+    def _put_off(self) -> None:
+        """Put the end of the lists of our own queues off."""
+        layout, commands = self._broker.layout, list[tuple[Argument, ...]]()
+        for queue in self._expiring:
+            expires = expires_of(queue) or 0
+            commands += [("PEXPIRE", key, expires) for key in layout.all_ready(queue.name)]
+        if commands:
+            self._broker.links.ask(*commands)
+
+    def _look_after_others(self) -> None:
+        """Put back what others left behind. It must not cost us our own leases: what takes long is done bit by bit."""
+        until = time.monotonic() + self._lease / 10
+        for (queue, holder), beat in list(self._dead.items()):
+            del self._dead[queue, holder]
+            if not self._registration.bury(queue, holder, beat, until):
+                self._dead[queue, holder] = HALF_BURIED
+                return
+        if time.monotonic() >= self._next_sweep:
+            self._sweep(until)
+
+    def _sweep(self, until: float) -> None:
+        """Look after what Celery's nodes leave behind, and put the end of our own queues' bindings off."""
+        restored = self._unacked.sweep(until)
+        if not self._unacked.is_unfinished:
+            self._next_sweep = time.monotonic() + self._broker.restore_interval
         if restored:
             logger.warning("put back %d messages that workers of Celery's did not settle in time", restored)
         bindings = self._broker.bindings
-        bindings.write([queue for queue in self._queues if expires_of(queue) is not None])
+        bindings.write(self._expiring)
         bindings.sweep()
 
     def close(self) -> None:
@@ -380,6 +409,8 @@ class RedisConsumer(Consumer):
         with self._fetching:
             self._claimer.close()
             self._registration.leave()
+            # What was put back to a list that had ended would stay for ever.
+            self._put_off()
             for queue in self._queues:
                 if queue.is_fanout and queue.auto_delete:
                     self._delete(queue.name)

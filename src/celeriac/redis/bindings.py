@@ -26,6 +26,8 @@ _BIND = Script("bind.lua")
 _UNBIND = Script("unbind.lua")
 #: Milliseconds that the binding of a queue that expires lives at least after it was renewed.
 _SHORTEST = 3_600_000
+#: Milliseconds that a queue lives at least after it was last put off.
+_LEAST = 60_000
 
 
 class _OfHeaders(msgspec.Struct, frozen=True):
@@ -160,11 +162,12 @@ class Bindings:
 
 
 def expires_of(queue: Queue) -> int | None:
-    """Milliseconds that a queue outlives its last consumer; None: for ever."""
-    if queue.expires is not None:
-        return max(1, round(queue.expires * 1000))
+    """Milliseconds that a queue outlives its last consumer, a minute at least, since consumers put its end off only
+    when they renew; None: for ever."""
     given = queue.queue_arguments.get("x-expires")
-    return given if isinstance(given, int) else None
+    if queue.expires is not None:
+        given = round(queue.expires * 1000)
+    return max(_LEAST, given) if isinstance(given, int) else None
 
 
 def topic_pattern(key: str) -> str:

@@ -118,6 +118,7 @@ local function main()
   if not is_registered() then
     return {-1}
   end
+  insist(KEYS[1 + BEATS])
   if mode == 'idle' then
     call('DEL', wake_key)
   end

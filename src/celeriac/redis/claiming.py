@@ -45,7 +45,7 @@ class Claimed(NamedTuple):
 
     #: Queue, claim and bytes of each message.
     messages: list[tuple[str, str, bytes]]
-    #: When the next scheduled message is due, in seconds since 1970.
+    #: When the next scheduled message is due, in seconds since 1970; None too for who will be woken then.
     next_due: float | None
 
 
@@ -118,7 +118,9 @@ class Claimer:
             self._quiet_waits, self._next_look = 0, _POLLING[0]
             if self._layout.order == "round_robin":
                 self._names.append(self._names.pop(0))
-        return Claimed(messages, float(self._next_due) if self._next_due else None)
+        # Sentries look after what becomes due: they wake who sleeps.
+        is_awaited = self._next_due and self._role != _SLEEPER
+        return Claimed(messages, float(self._next_due) if is_awaited else None)
 
     @property
     def _mode(self) -> str:

@@ -46,7 +46,7 @@ local function publish(message)
     call('PUBLISH', message[2], message[3])
   else
     local b, due, id, data = tonumber(message[2]), message[3], message[4], message[5]
-    if call('HLEN', KEYS[b + BEATS]) > 0 then
+    if is_looked_after(b) then
       schedule(b, id, due, data)
     else
       call('LPUSH', ready_key(b, step_of(id)), data)
@@ -73,6 +73,9 @@ local function carry_out(item)
   if b > 0 and call('HEXISTS', KEYS[b + HELD], item.claim) == 0 then
     return 'lost'
   end
+  if b > 0 and #item.messages == 0 then
+    insist(KEYS[b + HELD])
+  end
   phase = 'publish'
   for _, message in ipairs(item.messages) do
     publish(message)
@@ -90,12 +93,18 @@ local function carry_out(item)
   end
 end
 
+-- What the server says of itself, and not of one delivery: it is no good any more, or not yet.
+local LEAVE = {READONLY = true, MASTERDOWN = true, LOADING = true, MISCONF = true, NOREPLICAS = true}
+
 local function main()
   local failed, number = {}, 0
   while cursor < #ARGV do
     local item = read_item()
     local done, reply = pcall(carry_out, item)
     if not done then
+      if LEAVE[string.match(reason_of(reply), '^%u+')] then
+        error(reply, 0)
+      end
       failed[#failed + 1] = {number, phase or 'settle', reason_of(reply)}
     elseif reply then
       failed[#failed + 1] = {number, reply, ''}

@@ -132,6 +132,7 @@ class Completing:
                 messages = [*messages, *self._anew(completion.settlement)]
         record = None if put is None or completion.record is None else put(completion.record)
         size = 100 + sum(len(each.data) for each in messages) + (len(record.document) if record else 0)
+        size += _moved(completion.settlement)
         return _Item(completion, claim, settlement, messages, record, size)
 
     def _settlement(self, claim: Claim, disposition: Disposition) -> tuple[Argument, ...]:
@@ -162,6 +163,17 @@ class Completing:
                 return [Later(claim.queue, seconds(until), schedule_id(0), data)]
             case Ack() | DeadLetter():
                 return []
+
+
+def _moved(settlement: Settlement | None) -> int:
+    """Bytes of a message that is put elsewhere, roughly."""
+    match settlement:
+        case Settlement(delivery, Return() | Defer(envelope=None)):
+            return len(delivery.envelope.body)
+        case Settlement(_, Defer(envelope=envelope)) if envelope is not None:
+            return len(envelope.body)
+        case _:
+            return 0
 
 
 def _size_of(item: _Item) -> int:

@@ -19,8 +19,8 @@ class Layout:
     """What transport options make of names. Immutable, no I/O. Raises `ImproperlyConfigured` for wrong options.
 
     The keys of one queue that scripts take are a *block* (``queues.lua``): heartbeats of its consumers, its schedule
-    (a sorted set and a hash), the earliest due instant, the list of ready messages, what one holder holds, and who
-    waits. All but the list are ours; their names have one hash tag.
+    (a sorted set and a hash), the earliest due instant, the list of ready messages, what one holder holds, who waits,
+    and whether somebody looks after it. All but the list are ours; their names have one hash tag.
     """
 
     def __init__(self, server: RedisServer, options: Mapping[str, Any]) -> None:
@@ -68,6 +68,7 @@ class Layout:
             f"{own}held:{holder}",
             f"{own}sentries",
             f"{own}sleepers",
+            f"{own}alive",
         ]
 
     def next_due(self, queue: str) -> str:

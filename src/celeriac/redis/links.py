@@ -47,6 +47,10 @@ _KINDS: dict[str, type[redis.RedisError]] = {
     "BUSY": redis.BusyLoadingError,
     "READONLY": redis.ReadOnlyError,
     "MASTERDOWN": MasterDownError,
+    # It writes nothing at all: its disk is full, or its replicas are gone and there may be another master.
+    "MISCONF": redis.BusyLoadingError,
+    "NOREPLICAS": redis.BusyLoadingError,
+    "OOM": redis.OutOfMemoryError,
     "NOPERM": NoPermissionError,
     "NOSCRIPT": NoScriptError,
 }

@@ -287,10 +287,15 @@ class Posts:
         """Publish; adds to `done` the numbers of the messages that the server has. Raises what failed, at the end."""
         commands = list(self._commands(batch, postings))
         failures: list[tuple[_Command, Exception]] = []
+        sent = 0
         try:
             for part in bounded(commands, lambda each: len(each.packed)):
                 failures += self._send_part(part, deadline, done)
+                sent += len(part)
         except OperationalError:
+            # A message that goes to several places is there when it is in all of them.
+            for command in [*commands[sent:], *(command for command, _ in failures)]:
+                done.difference_update(command.messages)
             for n, each in enumerate(batch):
                 if n not in done:
                     self._doubt(each, postings[n])

@@ -5,10 +5,14 @@
 local b = 1
 
 local function main()
-  local is_looked_after = call('HLEN', KEYS[b + BEATS]) > 0
+  local looked_after = is_looked_after(b)
+  if not looked_after then
+    -- Nor is what the last of ours left when it was killed: a part of it goes with this.
+    unschedule(b, bounded(b, call('ZRANGE', KEYS[b + SCHEDULE], 0, 999)))
+  end
   for n = 2, #ARGV, 3 do
     local due, id, message = ARGV[n], ARGV[n + 1], ARGV[n + 2]
-    if is_looked_after then
+    if looked_after then
       schedule(b, id, due, message)
     else
       call('LPUSH', ready_key(b, step_of(id)), message)

@@ -4,8 +4,8 @@
 -- A queue's keys are a *block* of KEYS, which a number `b` points to. Messages are bytes here: they are somebody else's
 -- JSON, and are never decoded. Lua does not roll back, so what puts a message somewhere comes before what takes it away.
 
-local BEATS, SCHEDULE, SCHEDULED, NEXT, READY, HELD, SENTRIES, SLEEPERS = 0, 1, 2, 3, 4, 5, 6, 7
-local BLOCK = 8
+local BEATS, SCHEDULE, SCHEDULED, NEXT, READY, HELD, SENTRIES, SLEEPERS, ALIVE = 0, 1, 2, 3, 4, 5, 6, 7, 8
+local BLOCK = 9
 
 -- Bytes that one script moves, more or less: the server does nothing else meanwhile.
 local MUCH = 1048576
@@ -19,6 +19,12 @@ local function call(command, key, ...)
     error({err = reply.err .. ' (' .. command .. ' ' .. tostring(key) .. ')'}, 0)
   end
   return reply
+end
+
+local function insist(hash)
+  -- What gives memory back must be possible when the server has none left: of a script it refuses only the first write,
+  -- and this one takes nothing.
+  call('HDEL', hash, '')
 end
 
 local function reason_of(failure)
@@ -64,6 +70,11 @@ local function marked(message, more)
     return MARK .. more .. ',' .. string.sub(message, 2)
   end
   return message
+end
+
+local function is_looked_after(b)
+  -- Whether somebody of ours renewed lately. Heartbeats alone do not tell: those of the last to be killed stay.
+  return call('EXISTS', KEYS[b + ALIVE]) == 1
 end
 
 local function move_next(b)

@@ -42,6 +42,7 @@ _COME_AGAIN = (
     MasterDownError,
     ClusterDownError,
     MasterNotFoundError,
+    redis.OutOfMemoryError,
     OSError,
 )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,10 +50,21 @@ class Unacked:
         self._clock = clock
         self._visibility_timeout = visibility_timeout
         self._mutex_expires = max(1, round(mutex_expires * 1000))
+        #: How many of the overdue ones are known to stay, where a sweep had no time for all.
+        self._goes_on_at: int | None = None
 
-    def sweep(self) -> int:
-        """Returns how many were put back; 0 too where somebody else is at it."""
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the last sweep had no time for all of it."""
+        return self._goes_on_at is not None
+
+    def sweep(self, until: float = math.inf) -> int:
+        """Returns how many were put back; 0 too where somebody else is at it.
+
+        It ends at the monotonic instant `until`, and the next one goes on there.
+        """
         layout = self._layout
+        passed_over, self._goes_on_at = self._goes_on_at or 0, None
         [there] = self._links.ask(("EXISTS", layout.unacked_index))
         if not there:
             return 0
@@ -60,13 +73,13 @@ class Unacked:
         if not locked:
             return 0
         try:
-            return self._sweep()
+            return self._sweep(passed_over, until)
         finally:
             self._links.run(_UNLOCK, [layout.unacked_mutex], [token])
 
-    def _sweep(self) -> int:
+    def _sweep(self, passed_over: int, until: float) -> int:
         latest = self._clock.now().timestamp() - self._visibility_timeout
-        restored, passed_over = 0, 0
+        restored = 0
         while True:
             command = (
                 "ZRANGEBYSCORE",
@@ -84,6 +97,9 @@ class Unacked:
                     passed_over += 1
                 else:
                     restored += moved
+                if time.monotonic() >= until:
+                    self._goes_on_at = passed_over
+                    return restored
             if len(tags) < _SLICE:
                 return restored
 
