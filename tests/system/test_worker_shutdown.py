@@ -217,7 +217,10 @@ def test_a_worker_that_slept_too_long_cannot_settle(
             (alone / "gate").touch()
             send(sleeper.process.pid, signal.SIGCONT)
             journal.wait_for("on", "sleeper@x")
-            sleeper.wait_for("its lease was lost, the outcome is dropped")
+            dropped = "its lease was lost, the outcome is dropped"
+            sleeper.wait_for(
+                dropped if client.broker.traits.leases else "its message went with the connection"
+            )
             assert client.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
             assert client.AsyncResult(result.id).get(timeout=1) == "other@x"
             assert (sleeper.stop(), other.stop()) == (0, 0)

@@ -383,6 +383,7 @@ class Worker:
         if self._broker.traits.leases or work.key is None or work.outcome is None:
             logger.warning("Task %s[%s]: its lease was lost, the outcome is dropped", work.task, work.task_id)
         else:
+            logger.warning("Task %s[%s]: its message went with the connection", work.task, work.task_id)
             self._orphans.keep(work.key, work.outcome)
         self._finish(work)
 
