@@ -1,9 +1,9 @@
 # celeriac: everything a developer or a curious person types.
 #
 #   make demo    install and run the main job on real input (examples/stdlib_index)
-#   make test    install what the tests need and run all of them
+#   make test    install what the tests need (servers too, on Debian as root) and run all of them
 #   make check   formatting, lint, types, architecture
-#   make bench   speed on the embedded default
+#   make bench   speed beside Celery, and on the embedded default beside SQLite by hand
 #   make soak    the long versions of the reliability tests
 #   make clean   remove what the above made
 
@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak clean
+.PHONY: help demo servers celery test check bench soak clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,10 +35,17 @@ $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 demo: $(VENV)/installed
 	@$(BIN)/python examples/stdlib_index/demo.py
 
-test: $(VENV)/installed-dev
+servers:
+	@sh tools/servers.sh
+
+# The real Celery, for the other side of interoperability tests and benchmarks.
+celery:
+	@sh tools/celery_venv.sh .venv-celery
+
+test: $(VENV)/installed-dev servers celery
 	$(BIN)/python -m pytest -m "not soak" --cov --cov-report=term
 
-soak: $(VENV)/installed-dev
+soak: $(VENV)/installed-dev servers celery
 	$(BIN)/python -m pytest -m soak --timeout=3600
 
 check: $(VENV)/installed-dev
@@ -47,8 +54,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/unit/test_typing.py
 
-bench: $(VENV)/installed
-	@$(BIN)/python bench/embedded.py
+bench: $(VENV)/installed-dev servers celery
+	@$(BIN)/python bench
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-celery .pytest_cache .ruff_cache .hypothesis .coverage build dist
