@@ -8,16 +8,13 @@ from uuid import uuid4
 
 import pytest
 
+from amqp_support import vhost
 from celeriac.brokers import open_broker
 from celeriac.brokers.base import Broker, BrokerOptions
 from celeriac.testing.conformance.broker import BrokerConformance
 from celeriac.topology import Queue
 
-
-@pytest.fixture(scope="module")
-def vhost(celeriac_servers: Any) -> Any:
-    with celeriac_servers.rabbitmq_vhost() as url:
-        yield url
+__all__ = ["vhost"]
 
 
 class TestAMQPBroker(BrokerConformance):

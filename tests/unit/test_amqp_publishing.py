@@ -306,6 +306,21 @@ def test_a_queue_of_another_connection_is_explained(opened: OpenBroker, vhost: s
             broker.declare([queue])
 
 
+def test_what_a_user_may_not_do_is_explained(opened: OpenBroker, private: PrivateRabbitMQ) -> None:
+    queue = new_queue()
+    opened(private.url).publish([outgoing(queue, "a")])
+    private.rabbitmqctl("add_user", "reader", "secret")
+    private.rabbitmqctl("set_permissions", "reader", "^$", "^$", ".*")
+    broker = opened(private.url.replace("guest:guest", "reader:secret"))
+    with pytest.raises(OperationalError, match=r"the user may not declare .*ACCESS_REFUSED") as refused:
+        broker.declare([queue])
+    assert "secret" not in str(refused.value)
+    with pytest.raises(PublishFailed, match="ACCESS_REFUSED") as failed:
+        broker.publish([Outgoing(envelope("a"), "amq.direct", "key")])
+    assert failed.value.ids == ("a",)
+    assert broker.size(queue.name).ready == 1
+
+
 def test_an_exclusive_queue_is_its_consumers(opened: OpenBroker) -> None:
     queue, broker = new_queue(exclusive=True), opened()
     broker.declare([queue])
@@ -501,6 +516,19 @@ def test_without_confirms_it_is_fast_and_nothing_is_said(opened: OpenBroker) -> 
     consumer = broker.consumer([queue], name="w")
     assert len(take(consumer, 1001)) == 1001
     consumer.close()
+
+
+def test_without_confirms_a_connection_that_is_lost_is_told_all_the_same(
+    opened: OpenBroker, vhost: str
+) -> None:
+    queue = new_queue()
+    with Proxy(vhost) as proxy:
+        broker = opened(proxy.url, transport={"confirm_publish": False})
+        broker.publish([outgoing(queue, "a")])
+        proxy.refuse()
+        with pytest.raises(PublishFailed) as failed:
+            broker.publish([outgoing(queue, "b")])
+        assert failed.value.ids == ("b",)
 
 
 # -- later ---------------------------------------------------------------------------------------------------

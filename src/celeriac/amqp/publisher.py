@@ -141,13 +141,11 @@ class Line:
         Raises nothing: after the loss of the connection or the deadline the rest is `unconfirmed`.
         """
         failures = Failures()
-        first = self._next
-        tracker = _Tracker(posts, first, failures, confirm=self._confirm)
+        tracker = _Tracker(posts, failures, confirm=self._confirm)
         try:
             self._wait_until_unblocked(deadline)
             channel = self._publishing(deadline)
-            first = self._next
-            tracker.first = first
+            tracker.first = self._next
             channel.on_confirm, channel.on_refused = tracker.confirmed, tracker.refused
             tracker.was_sent = True
             self._send(channel, posts, deadline)
@@ -163,7 +161,7 @@ class Line:
                 raise channel.closed
         except OperationalError as exc:
             failures.reason = str(exc)
-        failures.unconfirmed += tracker.left()
+            failures.unconfirmed += tracker.left()
         if failures.unconfirmed and self.connection.is_usable and tracker.was_sent:
             # What it may still say would be taken for an answer to the next batch.
             self.connection.drop()
@@ -218,12 +216,13 @@ class Line:
 class _Tracker:
     """What the server says of the messages of one batch."""
 
-    def __init__(self, posts: Sequence[Post], first: int, failures: Failures, *, confirm: bool) -> None:
+    def __init__(self, posts: Sequence[Post], failures: Failures, *, confirm: bool) -> None:
         #: The server's number of the first message.
-        self.first = first
+        self.first = 0
         self._posts = posts
         self._failures = failures
-        self._open = dict.fromkeys(range(len(posts))) if confirm else {}
+        self._open = dict.fromkeys(range(len(posts)))
+        self._confirm = confirm
         self._lowest = 0
         #: Where the next one that comes back is looked for: they come back in order.
         self._next_refused = 0
@@ -231,9 +230,11 @@ class _Tracker:
 
     @property
     def waits(self) -> bool:
-        return bool(self._open)
+        """Something is to come that was not said yet."""
+        return self._confirm and bool(self._open)
 
     def left(self) -> list[int]:
+        """Of which nothing was said."""
         return list(self._open)
 
     def confirmed(self, tag: int, multiple: bool, taken: bool) -> None:

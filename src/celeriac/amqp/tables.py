@@ -27,7 +27,7 @@ class Unencodable(ValueError):
 
 def encode_shortstr(text: str, what: str = "a name") -> bytes:
     """Text of at most 255 bytes with its length before it."""
-    data = text.encode("utf-8", "surrogatepass")
+    data = _utf8(text)
     if len(data) > 255:
         raise Unencodable(f"{what} has {len(data)} bytes, and AMQP takes at most 255: {text[:60]!r}…")
     return bytes((len(data),)) + data
@@ -41,14 +41,31 @@ def _key(name: str) -> bytes:
 def encode_table(table: Mapping[str, Any]) -> bytes:
     """A table with its length before it. Raises `Unencodable` and names the key."""
     parts: list[bytes] = []
-    for name, value in table.items():
-        parts.append(_key(str(name)))
-        try:
-            parts.append(_encode(value))
-        except Unencodable as exc:
-            raise Unencodable(f"{name}: {exc}") from None
+    add = parts.append
+    name = ""
+    try:
+        for name, value in table.items():
+            add(_key(str(name)))
+            # The two most frequent kinds; a header table is encoded for each message.
+            if type(value) is str:
+                data = _utf8(value)
+                add(_pack_tagged_u32(b"S", len(data)))
+                add(data)
+            elif value is None:
+                add(b"V")
+            else:
+                add(_encode(value))
+    except Unencodable as exc:
+        raise Unencodable(f"{name}: {exc}") from None
     data = b"".join(parts)
     return _pack_u32(len(data)) + data
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _encode(value: object) -> bytes:
@@ -56,7 +73,7 @@ def _encode(value: object) -> bytes:
 
 
 def _encode_str(value: str) -> bytes:
-    data = value.encode("utf-8", "surrogatepass")
+    data = _utf8(value)
     return _pack_tagged_u32(b"S", len(data)) + data
 
 
