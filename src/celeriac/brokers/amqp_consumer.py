@@ -174,7 +174,7 @@ class AMQPConsumer(Consumer):
     ) -> Sequence[Delivery]:
         """Give messages to the caller; those that somebody had before are exchanged for counted copies first."""
         originals = {
-            parcel.tag: Original(parcel.tag, letter, parcel.queue, (letter.attempts or 0) + 1)
+            parcel.tag: _original(parcel, letter)
             for parcel, letter in taken
             if parcel.arrival.redelivered or letter.attempts is not None
         }
@@ -355,7 +355,13 @@ class AMQPConsumer(Consumer):
         soon = time.monotonic() + self._hold_for / 10
         with self._state:
             old = {
-                Original(claim.tag, claim.letter, claim.queue, delivery.attempts): (delivery, claim)
+                Original(
+                    claim.tag,
+                    claim.letter,
+                    claim.queue,
+                    delivery.attempts,
+                    _mark(delivery.attempts, claim.letter, delivery.redelivered),
+                ): (delivery, claim)
                 for delivery, claim in self._given.items()
                 if claim.tag is not None and not claim.is_settling and claim.since + self._hold_for <= soon
             }
@@ -468,3 +474,16 @@ class _FencedUnit(Unit):
 
     def fence(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return self._fence(deliveries)
+
+
+def _original(parcel: Parcel, letter: Letter) -> Original:
+    attempts = (letter.attempts or 0) + 1
+    return Original(
+        parcel.tag, letter, parcel.queue, attempts, _mark(attempts, letter, parcel.arrival.redelivered)
+    )
+
+
+def _mark(attempts: int, letter: Letter, redelivered: bool) -> int:
+    """What the copy of a message counts. Of one that comes for the second time the server does not say whether it was
+    lost or given back untouched. It gets the benefit of the doubt, until it is lost again."""
+    return attempts + (redelivered and letter.attempts is None)

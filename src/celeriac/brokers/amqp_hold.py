@@ -48,8 +48,10 @@ class Original(msgspec.Struct, frozen=True, eq=False):
     tag: int
     letter: Letter
     queue: Queue
-    #: What the copy counts.
+    #: Which hand-out this is.
     attempts: int
+    #: What the copy counts, for who gets it after us.
+    mark: int
 
 
 class Hold:
@@ -133,7 +135,7 @@ class Hold:
     def _copy(self, original: Original, token: str) -> Sending:
         envelope = original.letter.envelope
         queue = self.queue_for(original.queue)
-        marks = {ATTEMPTS: original.attempts, TOKEN: token}
+        marks = {ATTEMPTS: original.mark, TOKEN: token}
         return Sending(Outgoing(envelope, "", queue.name), marks)
 
     def _collect(self, tokens: list[str]) -> dict[str, Parcel]:
