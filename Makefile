@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers celery test check bench soak clean
+.PHONY: help demo servers celery test retest check bench soak clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +44,10 @@ celery:
 
 test: $(VENV)/installed-dev servers celery
 	$(BIN)/python -m pytest -m "not soak" --cov --cov-report=term
+
+# What failed in the last run, once more.
+retest: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not soak" --last-failed --last-failed-no-failures none
 
 soak: $(VENV)/installed-dev servers celery
 	$(BIN)/python -m pytest -m soak --timeout=3600
