@@ -28,6 +28,7 @@ __all__ = [
     "WorkerProcess",
     "children",
     "client_of",
+    "dead_letter_of",
     "dead_letters",
     "eventually",
     "is_dead",
@@ -74,6 +75,19 @@ def dead_letters(app: Celeriac, queue: str = "celery") -> list[Envelope]:
     """The messages among a queue's dead letters, which stay there."""
     with closing(app.broker.consumer([Queue(f"{queue}.dead")], name="reader")) as consumer:
         return [each.envelope for each in consumer.fetch(1000, 0.0)]
+
+
+def dead_letter_of(app: Celeriac, task_id: str) -> Envelope:
+    """The dead letter of a task, as soon as it is there: where results are elsewhere, they come first."""
+    found: list[Envelope] = []
+
+    def look() -> bool:
+        found[:] = [each for each in dead_letters(app) if each.task_id == task_id]
+        return bool(found)
+
+    eventually(look)
+    (dead,) = found
+    return dead
 
 
 def eventually(condition: Callable[[], object], *, within: float = 30.0, what: str = "") -> None:

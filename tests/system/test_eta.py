@@ -21,7 +21,7 @@ pytestmark = pytest.mark.on("sqlite", "redis", "rabbitmq")
 TASKS = counted()
 NUMBER = 10_000
 #: Seconds from sending a task to its eta.
-AHEAD = 25.0
+AHEAD = 20.0
 WORKERS = 4
 #: Megabytes that the parent of a worker may grow by while the tasks wait.
 GROWTH = 10

@@ -18,7 +18,7 @@ from support import WorkerProcess, client_of, eventually
 pytestmark = pytest.mark.on("redis", "rabbitmq")
 
 #: Seconds that `delay` may take when there is no server.
-PATIENCE = 1.0
+PATIENCE = 0.5
 CLIENT = {"broker_publish_timeout": PATIENCE}
 TASKS = counted(worker_lease=2.0, broker_heartbeat=2.0)
 #: What a worker says when the server is away.

@@ -26,7 +26,7 @@ from celeriac.errors import (
 )
 from celeriac.result import AsyncResult
 from celeriac.routing import queues_to_consume
-from support import JOURNAL, Journal, WorkerProcess, dead_letters, eventually
+from support import JOURNAL, Journal, WorkerProcess, dead_letter_of, eventually
 
 pytestmark = pytest.mark.on("sqlite", "redis", "rabbitmq")
 
@@ -199,7 +199,7 @@ def test_a_coroutine_is_run_to_its_end(running: Celeriac) -> None:
 def test_a_failure_that_is_not_acknowledged_is_dead_lettered(running: Celeriac) -> None:
     result = running.send_task("tasks.fail_and_stay")
     assert ends(result) == "FAILURE"
-    (dead,) = (each for each in dead_letters(running) if each.task_id == result.id)
+    dead = dead_letter_of(running, result.id)
     assert "kept" in dead.headers[DEAD_REASON]
 
 
@@ -408,7 +408,7 @@ def test_a_task_that_kills_every_executor_is_dead_lettered(running: Celeriac, jo
         result.get(timeout=20)
     assert result.state == "FAILURE"
     assert len(journal.of("ran", one)) == 3
-    (dead,) = (each for each in dead_letters(running) if each.task_id == result.id)
+    dead = dead_letter_of(running, result.id)
     assert "SIGKILL" in dead.headers[DEAD_REASON]
     assert dead.headers[DEAD_ATTEMPTS] == 3
     assert running.send_task("tasks.add", (1, 2)).get(timeout=10) == 3
