@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -288,6 +289,8 @@ class Publisher:
         self._limit = limit
         #: By process id.
         self._pools: dict[int, _Pool] = {}
+        # A program that ends without `close`: what was sent and is not confirmed must not be lost with its socket.
+        weakref.finalize(self, _part, self._pools)
 
     @contextmanager
     def line(self, deadline: float) -> Generator[Line]:
@@ -314,9 +317,7 @@ class Publisher:
 
     def close(self) -> None:
         """Close the idle lines; it may be used again."""
-        pool = self._pools.pop(os.getpid(), None)
-        while pool is not None and pool.idle:
-            pool.idle.pop().connection.close()
+        _part(self._pools)
 
     def _living(self, pool: _Pool, deadline: float) -> Line:
         while pool.idle:
@@ -340,3 +341,10 @@ class Publisher:
             # No lock: one that another thread held at the fork would stay locked for ever.
             pool = self._pools.setdefault(pid, _Pool(self._limit))
         return pool
+
+
+def _part(pools: dict[int, _Pool]) -> None:
+    """Say goodbye on the idle lines of this process."""
+    pool = pools.pop(os.getpid(), None)
+    while pool is not None and pool.idle:
+        pool.idle.pop().connection.close()
